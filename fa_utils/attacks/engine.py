@@ -1,0 +1,519 @@
+"""The attack engine: one update rule, and parts that plug into it.
+
+Every attack of the five papers is the same loop (sheets/common.md, section 1)::
+
+    x <- clip_[0, 1] clip_[x0 - eps, x0 + eps] ( x - step * sign( Post( sum_k w_k grad L(T(x), F_k) ) ) )
+
+``L`` is an *objective*, a per-image loss that the attacker minimises; ``T`` are *inputs*, transformed copies of the
+picture; *surrogate* parts set hooks on the network ``F``; *gradient* parts are ``Post``. A part is an immutable
+description. For each batch it is bound to fresh state, so one `Attack` serves many threads, units and networks.
+
+Writing a part
+--------------
+Make a frozen dataclass (its repr is what a checkpoint is keyed by) with the one method of its slot:
+
+* input: ``bind(scope) -> f``, where ``f(x, step)`` gives a list of ``(copy, weight)``, differentiable in ``x``;
+* surrogate: ``attach(encoder, scope)``, a context manager that sets hooks, yields a `SurrogateState`, and removes
+  the hooks on the way out, also after an error;
+* gradient: ``bind(scope) -> f``, where ``f(gradient, point)`` gives the next gradient. ``point`` is a `Point`: the
+  images, the step, and the gradient at any other images. A look-ahead is a method ``look(x) -> x`` of ``f``.
+
+Draw random numbers from ``scope.generators()`` only: one generator per image, so that an image's result depends
+neither on its batch nor on what other parts are switched on.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+GREY = 255.0  # the engine counts in grey levels: uint8 pictures, eps and steps of k/255 are then exact integers
+
+
+class NonFiniteGradient(FloatingPointError):
+    """The gradient of some images was NaN or infinite; ``keys`` names them."""
+
+    def __init__(self, keys: Sequence[str], total: int):
+        self.keys = tuple(keys)
+        named = ", ".join(keys[:10]) + (", ..." if len(keys) > 10 else "")
+        super().__init__(
+            f"the gradient became NaN or infinite for {len(keys)} of {total} images (keys: {named}); "
+            "check that the network gives finite embeddings for them"
+        )
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a part may know about the batch it is bound to.
+
+    Attributes
+    ----------
+    source : Tensor
+        The images before the attack, (B, 3, H, W) in [0, 1].
+    keys : tuple of str
+        One name per image; the random streams hang on it.
+    seed : int
+        The seed of the attack.
+    label : str
+        Which part this is; no two parts of an attack share it.
+    """
+
+    source: Tensor
+    keys: tuple[str, ...]
+    seed: int
+    label: str
+
+    def generators(self, *, device: torch.device | str = "cpu") -> list[torch.Generator]:
+        """One generator per image, seeded by (seed, part, key) and nothing else."""
+        return [_generator(self.seed, self.label, key, device=device) for key in self.keys]
+
+
+class SurrogateState:
+    """A surrogate part at work on one network. The engine sets `enabled` around each pass."""
+
+    enabled: bool = False
+    on_target: bool = False  # whether the reference is embedded anew each step, by the same altered network
+
+    def begin_step(self, step: int) -> None:
+        """Called once before the passes of a step: draw what holds for this step."""
+
+
+class Point(NamedTuple):
+    """Where a gradient part stands: the images, the step, and the gradient at other images."""
+
+    images: Tensor
+    step: int
+    gradient_at: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Adversarial images and what they cost.
+
+    Attributes
+    ----------
+    images : Tensor
+        (B, 3, H, W) in [0, 1], within eps of the source.
+    snapshots : dict of int to Tensor
+        Images after the steps that were asked for.
+    forwards, backwards : int
+        Passes through one network per image, reference embeddings included.
+    zero_gradients : int
+        Random sign steps taken because a gradient was exactly zero, over all images and steps.
+    """
+
+    images: Tensor
+    snapshots: dict[int, Tensor]
+    forwards: int
+    backwards: int
+    zero_gradients: int
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Attack:
+    """A gradient-sign attack within an L-infinity ball, assembled from parts.
+
+    Parameters
+    ----------
+    objective : Objective
+        The per-image loss that is minimised, e.g. ``Impersonate()``.
+    eps : float
+        Largest change of a pixel, in (0, 1]; ``10 / 255`` is ten grey levels.
+    step_size : float
+        Change of a pixel per step, in (0, 1].
+    steps : int
+        Number of steps, at least 1.
+    inputs, surrogate, gradient : sequence of parts
+        Transformed copies of the picture; hooks on the network; what happens to the gradient. In order.
+    random_start : bool
+        Start from a uniform draw in the ball rather than from the picture.
+    weights : sequence of float, optional
+        Weight of each network of an ensemble; 1/K each by default.
+    seed : int
+        Seed of every random draw.
+
+    Notes
+    -----
+    The engine computes in grey levels, so for pictures of k/255 and ``eps``, ``step_size`` of whole grey levels the
+    result is exactly on that grid and rounding it to uint8 loses nothing.
+
+    Examples
+    --------
+    >>> attack = Attack(objective=Impersonate(), eps=10 / 255, steps=100, gradient=[Momentum(1.0)])  # doctest: +SKIP
+    >>> adversarial = attack(encoder, source, target)  # doctest: +SKIP
+    """
+
+    objective: Any
+    eps: float = 10 / 255
+    step_size: float = 1 / 255
+    steps: int = 100
+    inputs: Sequence[Any] = ()
+    surrogate: Sequence[Any] = ()
+    gradient: Sequence[Any] = ()
+    random_start: bool = False
+    weights: Sequence[float] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, method in (("inputs", "bind"), ("surrogate", "attach"), ("gradient", "bind")):
+            object.__setattr__(self, name, _parts(name, getattr(self, name), method))
+        if not hasattr(self.objective, "loss"):
+            raise TypeError(f"objective must be an objective such as Impersonate(), got {self.objective!r}")
+        _check_fraction("eps", self.eps)
+        _check_fraction("step_size", self.step_size)
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed must be a whole number, got {self.seed!r}")
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _check_weights(self.weights))
+
+    def __repr__(self) -> str:
+        shown = [f"objective={self.objective!r}", f"eps={_as_fraction(self.eps)}"]
+        shown += [f"step_size={_as_fraction(self.step_size)}", f"steps={self.steps}"]
+        for item in dataclasses.fields(self)[4:]:
+            value = getattr(self, item.name)
+            if value not in ((), None, False) or item.name == "seed":
+                shown.append(f"{item.name}={list(value) if isinstance(value, tuple) else value!r}")
+        return f"Attack({', '.join(shown)})"
+
+    def __call__(self, encoder, source: Tensor, target: Tensor | None = None, *, keys=None) -> Tensor:
+        """Attack a batch; see `run` for the parameters. Returns images (B, 3, H, W) in [0, 1]."""
+        return self.run(encoder, source, target, keys=keys).images
+
+    def run(
+        self,
+        encoder: nn.Module | Sequence[nn.Module],
+        source: Tensor,
+        target: Tensor | None = None,
+        *,
+        keys: Sequence[Hashable] | None = None,
+        snapshots: Sequence[int] = (),
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> AttackResult:
+        """Attack a batch of images.
+
+        Parameters
+        ----------
+        encoder : FaceEncoder or sequence of FaceEncoder
+            The surrogate; several make an ensemble, whose gradients are summed before the gradient parts.
+        source, target : Tensor
+            RGB in [0, 1], (B, 3, H, W), float32 or float64. Dodging needs no target.
+        keys : sequence, optional
+            A unique name for each image, on which its random draws hang; 0 ... B-1 by default.
+        snapshots : sequence of int
+            Steps after which to keep a copy of the images.
+        on_step : callable, optional
+            Called as ``on_step(step, images)`` after each step, steps counted from 1.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For unusable images, keys or networks, before anything runs.
+        NonFiniteGradient
+            Naming the images whose gradient became NaN or infinite.
+        """
+        encoders = _as_encoders(encoder)
+        source, target = _check_pair(source, target, device=_device_of(encoders))
+        keys = _check_keys(keys, len(source))
+        snapshots = _check_snapshots(snapshots, self.steps)
+        with ExitStack() as stack:
+            for network in encoders:
+                stack.enter_context(frozen(network))
+            return _Run(self, encoders, source, target, keys, stack).loop(snapshots, on_step)
+
+
+@dataclass
+class _Network:
+    """One surrogate during a run: its weight, its hooks, and the reference that the objective compares with."""
+
+    encoder: nn.Module
+    weight: float
+    states: list[SurrogateState]
+    reference: Any = None
+
+    def enable(self, flags: Sequence[bool]) -> None:
+        for state, flag in zip(self.states, flags, strict=True):
+            state.enabled = flag
+
+
+@dataclass
+class _Cost:
+    forwards: int = 0
+    backwards: int = 0
+
+
+class _Run:
+    """One attack on one batch: the parts bound to it, and the loop."""
+
+    def __init__(self, attack: Attack, encoders, source: Tensor, target: Tensor | None, keys, stack: ExitStack):
+        self.attack, self.keys, self.cost = attack, keys, _Cost()
+        self.start = _to_grey(source)
+        source = self.start / GREY  # what the network will see at step 0, to the last bit
+        self.scope = Scope(source, keys, attack.seed, "engine")
+        self.anchor = attack.objective.anchor(source, target)
+        self.inputs = [part.bind(scope) for part, scope in self._scoped(attack.inputs)]
+        self.gradient = [part.bind(scope) for part, scope in self._scoped(attack.gradient)]
+        weights = attack.weights or [1 / len(encoders)] * len(encoders)
+        if len(weights) != len(encoders):
+            raise ValueError(f"weights has {len(weights)} entries for {len(encoders)} networks; give one per network")
+        self.networks = [
+            _Network(encoder, weight, [
+                stack.enter_context(part.attach(encoder, scope))
+                for part, scope in self._scoped(attack.surrogate, suffix=f"/{index}")
+            ])
+            for index, (encoder, weight) in enumerate(zip(encoders, weights, strict=True))
+        ]
+        for network in self.networks:
+            if not any(state.on_target for state in network.states):
+                self._embed_reference(network)
+
+    def _scoped(self, parts, *, suffix: str = "") -> Iterator[tuple[Any, Scope]]:
+        """Parts with their scope; the label counts parts of the same kind only, so others do not shift it."""
+        seen: dict[str, int] = {}
+        for part in parts:
+            kind = type(part).__name__
+            seen[kind] = seen.get(kind, -1) + 1
+            yield part, dataclasses.replace(self.scope, label=f"{kind}/{seen[kind]}{suffix}")
+
+    @torch.no_grad()
+    def _embed_reference(self, network: _Network) -> None:
+        network.enable([state.on_target for state in network.states])
+        network.reference = self.attack.objective.reference(network.encoder, self.anchor)
+        self.cost.forwards += 1
+
+    def loop(self, snapshots: frozenset[int], on_step) -> AttackResult:
+        attack = self.attack
+        eps, step_size = _whole(attack.eps * GREY), _whole(attack.step_size * GREY)
+        lower, upper = (self.start - eps).clamp_(min=0), (self.start + eps).clamp_(max=GREY)
+        grey = self._begin(eps, lower, upper)
+        images = grey / GREY
+        noise = _random_signs(self.scope)
+        bad = torch.zeros(len(grey), dtype=torch.bool, device=grey.device)
+        zeros = torch.zeros(len(grey), dtype=torch.int64, device=grey.device)
+        kept: dict[int, Tensor] = {}
+        for step in range(attack.steps):
+            gradient, broken = self._direction(images, step)
+            bad |= broken
+            idle = _largest(gradient) == 0
+            zeros += idle
+            # An all-zero gradient would freeze the image: it takes a random sign step. No branch, so no device sync.
+            sign = torch.where(idle.view(-1, 1, 1, 1), noise.roll(step, -1), gradient.sign())
+            grey = grey.sub_(sign, alpha=step_size).clamp_(lower, upper)
+            images = grey / GREY
+            if step + 1 in snapshots:
+                kept[step + 1] = images
+            if on_step is not None:
+                on_step(step + 1, images)
+        broken_keys = [key for key, flag in zip(self.keys, bad.tolist(), strict=True) if flag]
+        if broken_keys:
+            raise NonFiniteGradient(broken_keys, len(self.keys))
+        return AttackResult(images, kept, self.cost.forwards, self.cost.backwards, int(zeros.sum()))
+
+    def _begin(self, eps: float, lower: Tensor, upper: Tensor) -> Tensor:
+        if not self.attack.random_start:
+            return self.start.clone()
+        scope = dataclasses.replace(self.scope, label="random_start")
+        draws = _per_image(scope, lambda out, generator: out.uniform_(-eps, eps, generator=generator))
+        return (self.start + draws).clamp_(lower, upper)
+
+    def _direction(self, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The gradient after all gradient parts, and which images had one that is not finite."""
+        for network in self.networks:
+            for state in network.states:
+                state.begin_step(step)
+            if any(state.on_target for state in network.states):
+                self._embed_reference(network)
+            network.enable([True] * len(network.states))
+        where = images
+        for part in self.gradient:
+            where = part.look(where) if hasattr(part, "look") else where
+        gradient = self._gradient_at(where, step)
+        broken = ~torch.isfinite(_largest(gradient))
+        point = Point(images, step, lambda other: self._gradient_at(other, step))
+        for part in self.gradient:
+            gradient = part(gradient, point)
+        return gradient, broken
+
+    def _gradient_at(self, images: Tensor, step: int) -> Tensor:
+        """Gradient of the summed objective with respect to ``images`` alone."""
+        leaf = images.detach().requires_grad_(True)
+        if not self.inputs:
+            return self._network_gradient(leaf)
+        copies = [(leaf, 1.0)]
+        for transform in self.inputs:
+            copies = [(new, w * v) for copy, w in copies for new, v in transform(copy, step)]
+        # Each copy goes through the networks as a leaf of its own, so only one network graph is alive at a time;
+        # the cheap transformations are then pulled back in one go.
+        pulled = [self._network_gradient(copy.detach().requires_grad_(True)).mul_(w) for copy, w in copies]
+        return torch.autograd.grad([copy for copy, _ in copies], leaf, pulled)[0]
+
+    def _network_gradient(self, leaf: Tensor) -> Tensor:
+        objective, total = self.attack.objective, None
+        for network in self.networks:
+            loss = objective.loss(objective.predict(network.encoder, leaf), network.reference)
+            part = torch.autograd.grad(loss.sum(), leaf)[0]
+            part = part if network.weight == 1 else part * network.weight
+            total = part if total is None else total + part
+            self.cost.forwards += 1
+            self.cost.backwards += 1
+        return total
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode and parameters without gradients, both put back on the way out."""
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    training = [module for module in network.modules() if module.training]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        for module in training:
+            module.training = False
+        yield network
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+def _generator(seed: int, label: str, key: str, *, device: torch.device | str = "cpu") -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}|{label}|{key}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _per_image(scope: Scope, fill: Callable[[Tensor, torch.Generator], Any]) -> Tensor:
+    """A tensor like ``scope.source``, each image filled from its own generator."""
+    out = torch.empty(scope.source.shape, dtype=scope.source.dtype)
+    for image, generator in zip(out, scope.generators(), strict=True):
+        fill(image, generator)
+    return out.to(scope.source.device).contiguous(memory_format=torch.channels_last)
+
+
+def _random_signs(scope: Scope) -> Tensor:
+    """Fixed random signs per image; rolled by the step they stand in for fresh ones."""
+    scope = dataclasses.replace(scope, label="zero_gradient")
+    signs = _per_image(scope, lambda out, generator: out.random_(0, 2, generator=generator))
+    return signs.mul_(2).sub_(1)
+
+
+def _largest(gradient: Tensor) -> Tensor:
+    """Largest absolute entry of each image, NaN if any is: tells zero and non-finite apart in one pass."""
+    return torch.linalg.vector_norm(gradient, math.inf, dim=(1, 2, 3))
+
+
+def _to_grey(images: Tensor) -> Tensor:
+    """[0, 1] to grey levels, entries within rounding of a whole level put exactly on it; channels last."""
+    grey = images.contiguous(memory_format=torch.channels_last) * GREY
+    whole = grey.round()
+    return torch.where((grey - whole).abs() < 1e-4, whole, grey)
+
+
+def _whole(level: float) -> float:
+    """A level within float64 rounding of a whole number, put exactly on it."""
+    return float(round(level)) if abs(level - round(level)) < 1e-9 else level
+
+
+def _as_fraction(value: float) -> str:
+    """``10/255`` for 10 / 255, else the number; either reads back to the same float."""
+    level = Fraction(value * GREY).limit_denominator(1000)
+    exact = level.denominator == 1 and level.numerator / 255 == value
+    return f"{level.numerator}/255" if exact else repr(value)
+
+
+def _as_encoders(encoder) -> list[nn.Module]:
+    encoders = list(encoder) if isinstance(encoder, (list, tuple, nn.ModuleList)) else [encoder]
+    if not encoders:
+        raise ValueError("encoder is an empty list; give one FaceEncoder or several")
+    for item in encoders:
+        if not isinstance(item, nn.Module):
+            raise TypeError(f"encoder must be a FaceEncoder or a list of them, got {type(item).__name__}")
+    if len({id(item) for item in encoders}) != len(encoders):
+        raise ValueError("encoder holds the same network twice; use weights to count one more")
+    return encoders
+
+
+def _device_of(encoders: Sequence[nn.Module]) -> torch.device:
+    devices = {tensor.device for item in encoders for tensor in [*item.parameters(), *item.buffers()]}
+    if len(devices) > 1:
+        raise ValueError(f"the networks lie on different devices ({sorted(map(str, devices))}); move them to one")
+    return devices.pop() if devices else torch.device("cpu")
+
+
+def _parts(slot: str, parts, method: str) -> tuple:
+    if not isinstance(parts, (list, tuple)):
+        raise TypeError(f"{slot} must be a list of parts, got {parts!r}; write {slot}=[...]")
+    for part in parts:
+        if isinstance(part, type) or not hasattr(part, method):
+            raise TypeError(f"{slot} holds {part!r}, which is not a part of this slot (it has no method {method!r})")
+    return tuple(parts)
+
+
+def _check_fraction(name: str, value: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1:
+        hint = f"; for {value} grey levels write {value} / 255" if number and 1 < value <= GREY else ""
+        raise ValueError(f"{name} must lie in (0, 1], on the scale of the images, got {value!r}{hint}")
+
+
+def _check_weights(weights: Sequence[float]) -> tuple[float, ...]:
+    weights = tuple(float(weight) for weight in weights)
+    if not weights or not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
+        raise ValueError(f"weights must be finite, not negative and not all zero, got {weights}")
+    return weights
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Raise unless ``images`` is a float tensor (B, 3, H, W) in [0, 1] with at least one image."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {type(images).__name__}; convert it with to_float(...)")
+    if images.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64 in [0, 1], got {images.dtype}; convert it with to_float(...)")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"{name} must have shape (B, 3, H, W), got {tuple(images.shape)}")
+    if images.numel() == 0:
+        raise ValueError(f"{name} is empty, shape {tuple(images.shape)}; give at least one image")
+    low, high = (float(value) for value in torch.aminmax(images))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name} holds NaN or infinite pixels; images must lie in [0, 1]")
+    if low < 0 or high > 1:
+        hint = "; divide by 255" if low >= 0 and 1.5 < high <= GREY else ""
+        raise ValueError(f"{name} must lie in [0, 1], but its pixels range over [{low:g}, {high:g}]{hint}")
+
+
+def _check_pair(source: Tensor, target: Tensor | None, *, device) -> tuple[Tensor, Tensor | None]:
+    check_images("source", source)
+    if target is None:
+        return source.detach().to(device), None
+    check_images("target", target)
+    if target.shape != source.shape:
+        raise ValueError(f"target has shape {tuple(target.shape)}, source {tuple(source.shape)}; they must be equal")
+    if target.dtype != source.dtype:
+        raise TypeError(f"target is {target.dtype}, source {source.dtype}; they must be equal")
+    # The reference sees the target through the same grid as the source, so a target equal to it is at distance 0.
+    return source.detach().to(device), _to_grey(target.detach().to(device)) / GREY
+
+
+def _check_keys(keys: Sequence[Hashable] | None, count: int) -> tuple[str, ...]:
+    keys = tuple(str(key) for key in (range(count) if keys is None else keys))
+    if len(keys) != count:
+        raise ValueError(f"keys has {len(keys)} entries for {count} images; give one per image")
+    if len(set(keys)) != count:
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"keys must be unique, but {double!r} occurs more than once")
+    return keys
+
+
+def _check_snapshots(snapshots: Sequence[int], steps: int) -> frozenset[int]:
+    for step in snapshots:
+        if isinstance(step, bool) or int(step) != step or not 1 <= step <= steps:
+            raise ValueError(f"snapshots holds {step!r}; accepted are whole steps from 1 to {steps}")
+    return frozenset(int(step) for step in snapshots)

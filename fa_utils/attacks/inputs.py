@@ -1,0 +1,133 @@
+"""Copies of the picture that the network sees in its place."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """Resample images (B, 3, H, W) under affine maps (B, 2, 3), bilinearly; what falls outside becomes 0.
+
+    A map takes output positions to input positions, both in [-1, 1] across the picture.
+    """
+    matrices = matrices.to(images)
+    grid = torch.nn.functional.affine_grid(matrices, list(images.shape), align_corners=False)
+    size = torch.tensor([images.shape[3], images.shape[2]], dtype=grid.dtype, device=grid.device)
+    inside = (grid.abs() <= 1 - 1 / size + 1e-6).all(dim=-1)  # between the outermost pixel centers
+    moved = torch.nn.functional.grid_sample(images, grid, align_corners=False)
+    return moved * inside.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class DiverseInput:
+    """A random affine map, then a random rotation, of each image at each step.
+
+    Parameters
+    ----------
+    p : float
+        Probability, in [0, 1], that an image is moved; 0 is the plain attack, bit for bit.
+    affine, rotation : tuple of float
+        Ranges from which the standard deviations of the affine noise (added to the identity) and of the angle in
+        radians are drawn, anew for each image and step.
+
+    Notes
+    -----
+    Translation, rotation and scaling as in DI-M-FIM of Zhong and Deng (2021), section III-C, which leaves the ranges
+    open; these are TIP-IM's (sheet 3-dfanet, item 3k). The two maps are composed and the picture resampled once,
+    where TIP-IM does so twice. Only the source is transformed.
+    """
+
+    p: float = 1.0
+    affine: tuple[float, float] = (0.01, 0.1)
+    rotation: tuple[float, float] = (0.01, 0.1)
+
+    def __post_init__(self) -> None:
+        _check_probability(self.p)
+        for name in ("affine", "rotation"):
+            _check_range(name, getattr(self, name), top=math.inf)
+
+    def bind(self, scope):
+        return _Transform(self, scope, uniforms=3, normals=7)
+
+    def matrices(self, uniform: Tensor, normal: Tensor) -> Tensor:
+        """Affine maps (B, 2, 3) from uniform draws (B, 2) and normal draws (B, 7)."""
+        scale, spread = (_between(range_, uniform[:, i]) for i, range_ in enumerate((self.affine, self.rotation)))
+        noise = scale.view(-1, 1, 1) * normal[:, :6].reshape(-1, 2, 3)
+        angle = spread * normal[:, 6]
+        cos, sin = angle.cos(), angle.sin()
+        rotation = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], 1)
+        affine = torch.eye(2, 3, dtype=noise.dtype) + noise
+        return torch.cat([affine[:, :, :2] @ rotation, affine[:, :, 2:]], dim=2)
+
+
+@dataclass(frozen=True)
+class DiverseResize:
+    """Shrink each image and set it at a random place on black, at each step.
+
+    Parameters
+    ----------
+    p : float
+        Probability, in [0, 1], that an image is moved; 0 is the plain attack, bit for bit.
+    scale : tuple of float
+        Range of the shrinking factor, in (0, 1].
+
+    Notes
+    -----
+    The diverse input of the Face-Robustness-Benchmark (sheet 3-dfanet, item 3k), resampled at sub-pixel sizes and
+    places so that a batch is transformed at once.
+    """
+
+    p: float = 1.0
+    scale: tuple[float, float] = (0.9, 1.0)
+
+    def __post_init__(self) -> None:
+        _check_probability(self.p)
+        _check_range("scale", self.scale, top=1.0)
+
+    def bind(self, scope):
+        return _Transform(self, scope, uniforms=4, normals=0)
+
+    def matrices(self, uniform: Tensor, normal: Tensor) -> Tensor:
+        """Affine maps (B, 2, 3) from uniform draws (B, 3)."""
+        scale = _between(self.scale, uniform[:, 0])
+        center = (2 * uniform[:, 1:] - 1) * (1 - scale).unsqueeze(1)
+        zoom = torch.eye(2, dtype=scale.dtype) / scale.view(-1, 1, 1)
+        return torch.cat([zoom, -(center / scale.unsqueeze(1)).unsqueeze(2)], dim=2)
+
+
+class _Transform:
+    """A warp with fresh draws per image and step. How many are drawn does not depend on p or the ranges."""
+
+    def __init__(self, part, scope, *, uniforms: int, normals: int):
+        self.part, self.uniforms, self.normals = part, uniforms, normals
+        self.generators = scope.generators() if part.p > 0 else []
+
+    def __call__(self, images: Tensor, step: int) -> list[tuple[Tensor, float]]:
+        if self.part.p == 0:
+            return [(images, 1.0)]
+        draw = {"dtype": torch.float64}
+        uniform = torch.stack([torch.rand(self.uniforms, generator=g, **draw) for g in self.generators])
+        normal = torch.stack([torch.randn(self.normals, generator=g, **draw) for g in self.generators])
+        moved = warp(images, self.part.matrices(uniform[:, 1:], normal))
+        if self.part.p < 1:
+            chosen = (uniform[:, 0] < self.part.p).to(images.device)
+            moved = torch.where(chosen.view(-1, 1, 1, 1), moved, images)
+        return [(moved, 1.0)]
+
+
+def _between(range_: tuple[float, float], uniform: Tensor) -> Tensor:
+    return range_[0] + (range_[1] - range_[0]) * uniform
+
+
+def _check_probability(p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must lie in [0, 1], got {p!r}")
+
+
+def _check_range(name: str, value: tuple[float, float], *, top: float) -> None:
+    ok = len(value) == 2 and all(math.isfinite(v) for v in value) and 0 < value[0] <= value[1] <= top
+    if not ok:
+        upper = "" if math.isinf(top) else f" <= {top:g}"
+        raise ValueError(f"{name} must be a pair (low, high) with 0 < low <= high{upper}, got {value!r}")

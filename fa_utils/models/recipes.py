@@ -1,0 +1,133 @@
+"""How each network of the zoo is trained: one record a network.
+
+The ten names are DFANet's surrogates: four training sets (Table I), four losses (Table III) and four
+layouts (Table IV), which share ``ires-webface-softmax``. The eleventh is the adversarially trained
+network of Table VI.
+"""
+
+import dataclasses
+import difflib
+
+LOSSES = ("softmax", "triplet", "cosface", "arcface")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a network becomes, apart from its training pictures.
+
+    Attributes
+    ----------
+    name : str
+        Name in the zoo, ``layout-domain-loss``.
+    layout, width : str
+        Architecture, as ``build_backbone`` knows it.
+    loss : {"softmax", "triplet", "cosface", "arcface"}
+        Training loss.
+    domain : str
+        Training domain, as ``load_domain`` knows it.
+    start : str or None
+        Network whose weights training starts from. FaceNet's triplets need a start: from scratch the
+        hardest negatives of a batch pull all embeddings together.
+    epochs : int
+        Passes through the training pictures.
+    batch : int
+        Pictures in a batch.
+    learning_rate : float
+        Peak of the cosine schedule.
+    warm_up : int
+        Steps over which the learning rate rises linearly.
+    momentum, weight_decay, gradient_clip : float
+        SGD with Nesterov momentum; no decay on normalization weights and biases; 2-norm of the
+        backbone's gradient.
+    scale : float
+        Inverse temperature of the cosine logits.
+    margin : float
+        Cosine margin (CosFace), angle in radians (ArcFace), or difference of squared distances (triplet).
+    ramp : tuple of float
+        Share of training at which the margin leaves 0, and at which it is complete.
+    spread : float
+        Weight of the mean squared cosine between different identities of a batch. It lowers the
+        threshold at a fixed false accept rate.
+    whitening : float
+        Exponent alpha of the partial whitening fitted after training; 0 for none.
+    seed : int
+        Seed of initialization, order and augmentation.
+    keep_classifier : bool
+        Whether the classification head ships: label-level attacks need it, and it is large.
+    """
+
+    name: str
+    layout: str
+    loss: str
+    domain: str
+    width: str = "small"
+    start: str | None = None
+    epochs: int = 8
+    batch: int = 128
+    learning_rate: float = 0.1
+    warm_up: int = 150
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    gradient_clip: float = 5.0
+    scale: float = 32.0
+    margin: float = 0.0
+    ramp: tuple[float, float] = (0.05, 0.35)
+    spread: float = 30.0
+    whitening: float = 0.6
+    seed: int = 0
+    keep_classifier: bool = False
+
+    def __post_init__(self):
+        if self.loss not in LOSSES:
+            raise ValueError(f"recipe {self.name!r}: loss {self.loss!r} is unknown{nearest(self.loss, LOSSES)}")
+        for field in ("epochs", "batch", "learning_rate", "scale", "gradient_clip"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"recipe {self.name!r}: {field} is {getattr(self, field)}, must be above 0")
+        if not 0 <= self.whitening <= 1:
+            raise ValueError(f"recipe {self.name!r}: whitening is {self.whitening}, must lie in [0, 1]")
+
+
+def nearest(name: str, known) -> str:
+    """End of an error message: the nearest of the known names, and all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{hint} Known: {', '.join(known)}."
+
+
+def _softmax(layout: str, domain: str, seed: int, **options) -> Recipe:
+    return Recipe(name=f"{layout}-{domain}-softmax", layout=layout, loss="softmax", domain=domain, seed=seed, **options)
+
+
+def _webface(loss: str, seed: int, **options) -> Recipe:
+    return Recipe(name=f"ires-webface-{loss}", layout="ires", loss=loss, domain="webface", seed=seed, **options)
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _softmax("ires", "webface", 1, keep_classifier=True),
+        _softmax("ires", "imdb", 2, keep_classifier=True),
+        _softmax("ires", "vggface2", 3, keep_classifier=True),
+        _softmax("ires", "ms1m", 4, keep_classifier=True),
+        _webface("triplet", 5, start="ires-webface-softmax", margin=0.2, learning_rate=0.02, epochs=4),
+        _webface("cosface", 6, margin=0.25),
+        _webface("arcface", 7, margin=0.3),
+        _softmax("irse", "webface", 8),
+        _softmax("mobile", "webface", 9),
+        _softmax("incres", "webface", 10),
+    )
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a network of the zoo.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the nearest known name is offered.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"network {name!r} is unknown{nearest(name, RECIPES)}")
+    return RECIPES[name]
