@@ -27,9 +27,9 @@ venv: $(INSTALLED)
 # and goes in without dependencies because onnx2torch and torchattacks ask for a torchvision that neither uses here.
 $(INSTALLED): requirements.lock pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint requirements.lock $$(grep '^torch==' requirements.lock)
-	$(VENV)/bin/pip install --no-deps --progress-bar off --quiet --requirement requirements.lock
-	$(VENV)/bin/pip install --no-deps --no-build-isolation --quiet --editable .
+	$(VENV)/bin/pip install -qq --constraint requirements.lock $$(grep '^torch==' requirements.lock)
+	$(VENV)/bin/pip install --no-deps --progress-bar off -qq --requirement requirements.lock
+	$(VENV)/bin/pip install --no-deps --no-build-isolation -qq --editable .
 	touch $@
 
 TORCH := torch==2.13.0
@@ -38,12 +38,12 @@ WITHOUT_DEPENDENCIES := onnx2torch torchattacks
 
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet $(TORCH)
-	.venv-lock/bin/pip install --quiet $(TORCH) $(PINS) setuptools $$($(PYTHON) -c "import tomllib; \
+	.venv-lock/bin/pip install -qq $(TORCH)
+	.venv-lock/bin/pip install -qq $(TORCH) $(PINS) setuptools $$($(PYTHON) -c "import tomllib; \
 	  project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 	  wanted = project['dependencies'] + sum(project['optional-dependencies'].values(), []); \
 	  print(*(name for name in wanted if not name.startswith(tuple('$(WITHOUT_DEPENDENCIES)'.split()))))")
-	.venv-lock/bin/pip install --quiet --no-deps $(WITHOUT_DEPENDENCIES)
+	.venv-lock/bin/pip install -qq --no-deps $(WITHOUT_DEPENDENCIES)
 	{ echo '# Every package of the environment. Made by "make lock"; install it with "make venv".'; \
 	  .venv-lock/bin/pip freeze --all | grep -v '^pip=='  | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf .venv-lock

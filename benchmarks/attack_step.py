@@ -1,9 +1,10 @@
 """What a step of an attack costs, and how that compares with torchattacks, on one network in one run.
 
-    python benchmarks/attack_step.py [--network ires] [--batch 20] [--rounds 9] [--threads 1]
+    python benchmarks/attack_step.py [--network ires] [--batch 20] [--rounds 9] [--threads 1] [--device cpu]
 
-All contenders take turns, so a busy machine slows them alike; ratios are medians over the rounds of the ratio within
-a round.
+The cost of a step is the difference between a long and a short run, over the difference in steps, so that one-off
+work (the reference embedding, the labels) is left out for everyone. All contenders take turns, so that a busy machine
+slows them alike.
 """
 
 import argparse
@@ -15,11 +16,15 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from fa_utils.attacks import Attack, FeatureDropout, Impersonate, LabelDodge, Momentum
+from fa_utils.attacks import Attack, DiverseInput, FeatureDropout, Impersonate, LabelDodge, Momentum
 from fa_utils.models.backbones import build_backbone
 from fa_utils.models.encoder import FaceEncoder
 
-STEPS = 5
+SHORT, LONG = 2, 12
+BUDGET = {"eps": 10 / 255, "step_size": 1 / 255}
+BARE = "bare forward + input gradient"
+
+Run = Callable[[int], object]  # takes the number of steps
 
 
 class Logits(nn.Module):
@@ -38,60 +43,55 @@ def make_encoder(name: str, *, classes: int = 500) -> FaceEncoder:
     return FaceEncoder(build_backbone(name), name=name, input_size=56, classifier=nn.Linear(128, classes))
 
 
-def bare(encoder: FaceEncoder, images: Tensor) -> Callable[[], None]:
-    """Forward and input gradient, and nothing else."""
-
-    def step() -> None:
-        for _ in range(STEPS):
-            leaf = images.detach().requires_grad_(True)
-            torch.autograd.grad(encoder(leaf).sum(), leaf)
-
-    return step
-
-
-def contenders(encoder: FaceEncoder, source: Tensor, target: Tensor) -> dict[str, Callable[[], object]]:
-    """Each is ``STEPS`` steps on the whole batch; the one-off reference embedding is inside the timing."""
-    common = {"eps": 10 / 255, "step_size": 1 / 255, "steps": STEPS}
+def contenders(encoder: FaceEncoder, source: Tensor, target: Tensor) -> dict[str, Run]:
     classifier = Logits(encoder).eval()
     labels = classifier(source).argmax(1)
+    budget = {"eps": 10 / 255, "alpha": 1 / 255}
 
-    def ours(objective, *, surrogate=(), gradient=()):
-        attack = Attack(objective=objective, surrogate=surrogate, gradient=gradient, **common)
-        return lambda: attack.run(encoder, source, target)
+    def bare(steps: int) -> None:
+        for _ in range(steps):
+            leaf = source.detach().requires_grad_(True)
+            torch.autograd.grad(encoder(leaf).sum(), leaf)
 
-    pgd = torchattacks.PGD(classifier, eps=10 / 255, alpha=1 / 255, steps=STEPS, random_start=False)
-    mifgsm = torchattacks.MIFGSM(classifier, eps=10 / 255, alpha=1 / 255, steps=STEPS, decay=1.0)
+    def ours(objective, **parts) -> Run:
+        return lambda steps: Attack(objective=objective, steps=steps, **BUDGET, **parts)(encoder, source, target)
+
+    def theirs(kind, **options) -> Run:
+        return lambda steps: kind(classifier, steps=steps, **budget, **options)(source, labels)
+
     return {
-        "bare forward + input gradient": bare(encoder, source),
+        BARE: bare,
         "FIM": ours(Impersonate()),
-        "DFANet, clean target": ours(Impersonate(), surrogate=[FeatureDropout(0.1, target="clean")]),
-        "DFANet, masked target": ours(Impersonate(), surrogate=[FeatureDropout(0.1)]),
+        "DI-M-FIM": ours(Impersonate(), inputs=[DiverseInput()], gradient=[Momentum()]),
+        "DFANet-FIM, clean target": ours(Impersonate(), surrogate=[FeatureDropout(0.1, target="clean")]),
+        "DFANet-FIM, masked target": ours(Impersonate(), surrogate=[FeatureDropout(0.1)]),
         "PGD (label)": ours(LabelDodge()),
-        "MI-FGSM (label)": ours(LabelDodge(), gradient=[Momentum(1.0)]),
-        "torchattacks PGD": lambda: pgd(source, labels),
-        "torchattacks MIFGSM": lambda: mifgsm(source, labels),
+        "MI-FGSM (label)": ours(LabelDodge(), gradient=[Momentum()]),
+        "torchattacks PGD": theirs(torchattacks.PGD, random_start=False),
+        "torchattacks MIFGSM": theirs(torchattacks.MIFGSM, decay=1.0),
     }
 
 
-def measure(functions: dict[str, Callable[[], object]], *, rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each function in each round, one after the other, the order turned from round to round."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    names = list(functions)
-    for name in names:
-        functions[name]()
+def measure(runs: dict[str, Run], *, rounds: int, device: torch.device) -> dict[str, float]:
+    """Median seconds per step of each contender; they take turns, in an order that changes with the round."""
+
+    def seconds(run: Run, steps: int) -> float:
+        begin = time.perf_counter()
+        run(steps)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    for run in runs.values():
+        run(SHORT)
+    times: dict[tuple[str, int], list[float]] = {(name, steps): [] for name in runs for steps in (SHORT, LONG)}
     for turn in range(rounds):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            begin = time.perf_counter()
-            functions[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - begin)
-    return seconds
-
-
-def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
-    return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+        order = list(times)
+        shift = 5 * turn % len(order)
+        for name, steps in order[shift:] + order[:shift]:
+            times[name, steps].append(seconds(runs[name], steps))
+    typical = {key: statistics.median(values) for key, values in times.items()}
+    return {name: (typical[name, LONG] - typical[name, SHORT]) / (LONG - SHORT) for name in runs}
 
 
 def main() -> None:
@@ -107,22 +107,20 @@ def main() -> None:
     source, target = (
         (torch.randint(0, 256, (options.batch, 3, 112, 112)) / 255).to(options.device) for _ in range(2)
     )
-    functions = contenders(encoder, source, target)
-    seconds = measure(functions, rounds=options.rounds, device=encoder.device)
+    step = measure(contenders(encoder, source, target), rounds=options.rounds, device=encoder.device)
 
-    print(f"{options.network}, batch {options.batch}, {STEPS} steps, {options.threads} thread(s), {options.device}")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"  {name:32} {1e3 * median / STEPS:8.2f} ms/step {options.batch * STEPS / median:9.1f} images-iterations/s")
-    print("ratios (median over rounds)")
+    print(f"{options.network}, batch {options.batch}, {options.threads} thread(s), {options.device}")
+    for name, seconds in step.items():
+        print(f"  {name:32} {1e3 * seconds:8.2f} ms/step {options.batch / seconds:9.1f} images-iterations/s")
+    print("ratios")
     for over, under, limit in (
-        ("FIM", "bare forward + input gradient", "at most 1.05"),
-        ("DFANet, clean target", "FIM", "at most 1.35"),
-        ("DFANet, masked target", "FIM", "one forward pass more"),
+        ("FIM", BARE, "at most 1.05"),
+        ("DFANet-FIM, clean target", "FIM", "at most 1.35"),
+        ("DFANet-FIM, masked target", "FIM", "one forward pass more"),
         ("torchattacks PGD", "PGD (label)", "above 1: ours is faster"),
         ("torchattacks MIFGSM", "MI-FGSM (label)", "above 1: ours is faster"),
     ):
-        print(f"  {over + ' / ' + under:52} {ratio(seconds, over, under):6.3f}   ({limit})")
+        print(f"  {over + ' / ' + under:52} {step[over] / step[under]:6.3f}   ({limit})")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def _mapping(text: str, origin: str) -> dict:
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ParameterError(f"{origin} is not YAML: {error}") from error
+        raise ParameterError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ParameterError(f"{origin} must hold lines 'name: value', not {type(values).__name__}")
     return values

@@ -1,10 +1,10 @@
 """Numbers that tables are made of: thresholds, error rates, hit rates, distortion, and how sure one can be.
 
-One rule decides everywhere: two pictures are accepted as one person when ``similarity > threshold``, strictly.
-The threshold at a false accept rate (FAR) is the (k+1)-th highest impostor score with k = floor(FAR * n), so that
-exactly k of the n impostor pairs are accepted (fewer when scores tie there). The FAR reached is thus never above
-the one asked for, and less than 1/n below it without ties. A FAR that n pairs cannot resolve (n * FAR < 1) is
-refused: no threshold is ever extrapolated from fewer than one accepted impostor.
+One rule decides everywhere: two pictures are accepted as one person when ``similarity > threshold``,
+strictly. The threshold at a false accept rate (FAR) is the (k+1)-th highest impostor score with
+k = floor(FAR * n), so that exactly k of the n impostor pairs are accepted (fewer when scores tie there). The
+FAR reached is thus never above the one asked for, and less than 1/n below it without ties. A FAR that n pairs
+cannot resolve (n * FAR < 1) is refused: no threshold is extrapolated from less than one accepted impostor.
 
 Thresholds come from clean pictures only; nothing here takes adversarial scores to set one.
 """
@@ -38,7 +38,7 @@ class Accuracy(NamedTuple):
 
 
 class Roc(NamedTuple):
-    """Points of a ROC curve: false and true match rate when ``similarity > threshold`` accepts; arrays (m,)."""
+    """Points of a ROC curve: false and true match rate of ``similarity > threshold``; arrays (m,)."""
 
     fmr: np.ndarray
     tmr: np.ndarray
@@ -74,8 +74,8 @@ def pair_similarity(a, b) -> np.ndarray:
 def impostor_thresholds(embeddings, identity, fars=FARS, *, block: int = 512) -> dict[float, float]:
     """Thresholds from *all* impostor pairs of a benchmark (sheets/common.md section 5).
 
-    Every picture is compared with every picture of another person, in float64 and a block of rows at a time; only
-    the highest scores are kept. LFW's 13,233 pictures (8.7e7 pairs) take seconds and some hundred megabytes.
+    Every picture is compared with every picture of another person, in float64 and a block of rows at a time;
+    only the highest scores are kept. LFW's 13,233 pictures (8.7e7 pairs) take seconds and 0.5 GB.
 
     Parameters
     ----------
@@ -98,7 +98,8 @@ def impostor_thresholds(embeddings, identity, fars=FARS, *, block: int = 512) ->
     unit = _unit(embeddings, "embeddings")
     identity = np.asarray(identity)
     if identity.shape != (len(unit),):
-        raise ValueError(f"identity must have the shape ({len(unit)},), one entry an embedding, got {identity.shape}")
+        raise ValueError(f"identity must have the shape ({len(unit)},), one entry an embedding, "
+                         f"got {identity.shape}")
     _, identity, counts = np.unique(identity, return_inverse=True, return_counts=True)
     if len(counts) == 1:
         raise ValueError("all embeddings belong to a single identity: there is no impostor pair")
@@ -110,7 +111,7 @@ def impostor_thresholds(embeddings, identity, fars=FARS, *, block: int = 512) ->
 
 
 def _highest_impostor_scores(unit: np.ndarray, identity: np.ndarray, size: int, block: int) -> np.ndarray:
-    """The ``size`` highest scores between different identities, highest first; rows are sorted by identity."""
+    """The ``size`` highest scores between identities, highest first; rows come sorted by identity."""
     kept, floor = np.empty(0), -np.inf
     for start in range(0, len(unit), block):
         scores = unit[start:start + block] @ unit[start:].T
@@ -186,7 +187,7 @@ def roc_curve(scores, same) -> Roc:
 
 
 def equal_error_rate(scores, same) -> float:
-    """Where false match and false non-match rate are equal, on straight lines between the ROC points; in [0, 1].
+    """Where false match and false non-match rate meet, on straight lines between the ROC points; in [0, 1].
 
     Takes and refuses what :func:`roc_curve` does.
     """
@@ -198,7 +199,7 @@ def equal_error_rate(scores, same) -> float:
 
 
 def fnmr_at_fmr(scores, same, fmr: float) -> float:
-    """Share of mated pairs rejected at the threshold that :func:`pairs_threshold` gives for ``fmr``; in [0, 1].
+    """Share of mated pairs rejected at the threshold of :func:`pairs_threshold` for ``fmr``; in [0, 1].
 
     Raises
     ------
@@ -229,8 +230,8 @@ def verification_accuracy(scores, same, fold) -> Accuracy:
     Raises
     ------
     ValueError
-        With fewer than two folds, when the others of a fold lack mated or impostor pairs, lengths differ, or a score
-        is not finite.
+        With fewer than two folds, when the others of a fold lack mated or impostor pairs, lengths differ,
+        or a score is not finite.
     """
     scores, same = _scored_pairs(scores, same)
     fold = np.asarray(fold)
@@ -262,11 +263,12 @@ def hit_rate(similarity, threshold: float, *, dodging: bool = False) -> float:
     Parameters
     ----------
     similarity : array or Tensor, shape (n,)
-        Between each adversarial picture and its target (impersonation) or a picture of the same person (dodging).
+        Between each adversarial picture and its target (impersonation), or another picture of the same person
+        (dodging).
     threshold : float
         From clean pictures of the attacked network.
     dodging : bool
-        False: a hit is an accepted impostor (``similarity > threshold``). True: a hit is a rejected mated pair.
+        False: a hit is an accepted impostor (``similarity > threshold``). True: a rejected mated pair.
 
     Raises
     ------
@@ -284,22 +286,23 @@ def two_way_bootstrap(values, source_ids, target_ids, *, n_resamples: int = 2000
                       level: float = 0.95) -> Interval:
     """Percentile interval of a mean over pairs that share sources and targets.
 
-    Attack results on crossed pairs are not independent: an easy target is easy for every source. The pigeonhole
-    bootstrap (Owen 2007, "The pigeonhole bootstrap") draws sources and targets independently, with replacement,
-    and weights a pair by how often its source times how often its target was drawn.
+    Attack results on crossed pairs are not independent: an easy target is easy for every source. The
+    pigeonhole bootstrap (Owen 2007, "The pigeonhole bootstrap") draws sources and targets independently, with
+    replacement, and weights a pair by how often its source times how often its target was drawn.
 
     Where pairs fall into groups that share neither a source nor a target with one another, the groups are
-    independent, and whole groups are drawn instead; the pigeonhole bootstrap would triple the variance there. This
-    is done when there are effectively 20 groups or more (n^2 / sum of squared sizes). With each source and each
-    target used once, every pair is its own group, and the result is the ordinary bootstrap of pairs.
+    independent, and whole groups are drawn instead; the pigeonhole bootstrap would up to triple the variance
+    there. This is done when there are effectively 20 groups or more (n^2 / sum of squared sizes). With each
+    source and each target used once, every pair is its own group: the ordinary bootstrap of pairs.
 
-    Values that are all equal give an interval of no width; for a hit rate of 0 or 1 see :func:`wilson_interval`.
+    Values that are all equal give an interval of no width; for a hit rate of 0 or 1 see
+    :func:`wilson_interval`.
 
     Parameters
     ----------
     values : array, shape (n,) or (n, k)
-        One row a pair: hits (0 or 1), similarities, or differences between two methods on the same pairs. Several
-        columns (networks, table cells) are averaged within the pair, so that they are resampled together.
+        One row a pair: hits (0 or 1), similarities, or differences between two methods on the same pairs.
+        Several columns (networks, table cells) are averaged within the pair, so they are resampled together.
     source_ids, target_ids : array, shape (n,)
         Who is attacked and who is impersonated: identities, when an identity has several pictures.
     n_resamples : int
@@ -315,7 +318,8 @@ def two_way_bootstrap(values, source_ids, target_ids, *, n_resamples: int = 2000
     Raises
     ------
     ValueError
-        When there is no pair, lengths differ, a value is not finite, or ``level`` or ``n_resamples`` is out of range.
+        When there is no pair, lengths differ, a value is not finite, or ``level`` or ``n_resamples`` is out
+        of range.
     """
     values = np.asarray(_numpy(values), dtype=float)
     values = _finite(values.mean(axis=1) if values.ndim == 2 and values.size else values, "values", ndim=1)
@@ -377,13 +381,13 @@ def wilson_interval(hits: int, n: int, *, level: float = 0.95) -> Interval:
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided exact p-value that two methods hit equally often on the same *independent* pairs (McNemar 1947).
+    """Two-sided exact p-value that two methods hit equally often on the same pairs (McNemar 1947).
 
     Parameters
     ----------
     only_first, only_second : int
-        Pairs that only the first, or only the second method hits. Pairs that share people are not independent: then
-        judge by :func:`two_way_bootstrap` of the differences.
+        Pairs that only the first, or only the second method hits. The pairs must be independent; where they
+        share people, judge by :func:`two_way_bootstrap` of the differences.
 
     Raises
     ------
@@ -434,28 +438,35 @@ def rmsd(a, b) -> np.ndarray:
 
 
 def linf(a, b) -> np.ndarray:
-    """Largest change of any pixel of each picture, in grey levels (0..255); shape (B,). Takes what :func:`rmsd` does."""
+    """Largest change of any value of each picture, in grey levels (0..255); shape (B,).
+
+    Takes and refuses what :func:`rmsd` does.
+    """
     return np.abs(_grey_level_change(a, b)).max(axis=1)
 
 
 def _grey_level_change(a, b) -> np.ndarray:
     a, b = _numpy(a), _numpy(b)
     if a.shape != b.shape or a.ndim != 4 or a.size == 0:
-        raise ValueError(f"pictures must both have the shape (B, 3, H, W) with at least one, got {a.shape} and {b.shape}")
+        raise ValueError("pictures must both have the shape (B, 3, H, W) with at least one, "
+                         f"got {a.shape} and {b.shape}")
     if a.dtype == b.dtype == np.uint8:
         scale = 1
     elif np.issubdtype(a.dtype, np.floating) and np.issubdtype(b.dtype, np.floating):
         scale = 255
-        _in_unit_range(a), _in_unit_range(b)
+        _check_unit_range(a)
+        _check_unit_range(b)
     else:
-        raise TypeError(f"pictures must both be uint8 or both be float in [0, 1], got {a.dtype} and {b.dtype}")
+        raise TypeError("pictures must both be uint8 or both be float in [0, 1], "
+                        f"got {a.dtype} and {b.dtype}")
     return ((a.astype(float) - b.astype(float)) * scale).reshape(len(a), -1)
 
 
-def _in_unit_range(images: np.ndarray) -> None:
+def _check_unit_range(images: np.ndarray) -> None:
     # Written so that NaN fails too.
     if not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(f"float pictures must lie in [0, 1], got values from {images.min():.4g} to {images.max():.4g}")
+        raise ValueError("float pictures must lie in [0, 1], "
+                         f"got values from {images.min():.4g} to {images.max():.4g}")
 
 
 # ---------------------------------------------------------------- input
@@ -468,7 +479,8 @@ def _numpy(values) -> np.ndarray:
 def _finite(values, name: str, *, ndim: int) -> np.ndarray:
     values = np.asarray(_numpy(values), dtype=float)
     if values.ndim != ndim or values.size == 0:
-        raise ValueError(f"{name} must have {ndim} dimension(s) and at least one value, got the shape {values.shape}")
+        raise ValueError(f"{name} must have {ndim} dimension(s) and at least one value, "
+                         f"got the shape {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"{name} holds {np.sum(~np.isfinite(values))} value(s) that are NaN or infinite")
     return values

@@ -12,8 +12,6 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from fa_utils.report import landing_table
-
 VERDICTS = "application/vnd.fa-utils.verdicts+json"
 
 # zoo.csv column -> heading and format on the page
@@ -31,6 +29,8 @@ _ZOO = {
 
 def write_pages(executed: Iterable[Path], book: Path, zoo: Path) -> None:
     """Write ``book/_generated``: ``verdicts.md`` from the executed notebooks, ``zoo.md`` from the table ``zoo``."""
+    from fa_utils.report import landing_table  # brings matplotlib, seconds that no other command should pay
+
     folder = book / "_generated"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -168,7 +168,8 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object] | Non
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     try:
         papermill.execute_notebook(
-            str(notebook), str(running), parameters=parameters, kernel_name="python3", cwd=str(root),
+            str(notebook), str(running), parameters=parameters, kernel_name="python3",
+            language="python", cwd=str(root),
             progress_bar=progress, stderr_file=sys.stderr if progress else None)
         check_finished(running)
         _stamp(running, expected, parameters)
@@ -273,7 +274,7 @@ def build_book(profile: str = "laptop", *, root: Path = ROOT) -> Path:
     stamp.unlink(missing_ok=True)
     for folder in (html, root / "_build" / ".doctrees"):
         shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(book), "--config", str(root / "_config.yml"),
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(book), "--config", str(root / "_config.yml"),
                "--toc", str(book / "_toc.yml"), "--path-output", str(root), "-W", "-n", "--keep-going"]
     if subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL).returncode != 0 or not page.exists():
         shutil.rmtree(html, ignore_errors=True)

@@ -39,7 +39,8 @@ def impostor_scores(embeddings, identity):
 
 def test_pair_similarity_is_the_cosine(rng):
     a, b = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
-    expected = 1 - 0.5 * np.sum((a / np.linalg.norm(a, axis=1)[:, None] - b / np.linalg.norm(b, axis=1)[:, None]) ** 2, 1)
+    unit_a, unit_b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    expected = 1 - 0.5 * np.sum((unit_a - unit_b) ** 2, axis=1)
     np.testing.assert_allclose(metrics.pair_similarity(torch.tensor(a), b), expected, atol=1e-12)
     assert metrics.pair_similarity(a, a).max() <= 1
 
@@ -65,7 +66,8 @@ def test_impostor_thresholds_reach_the_far_exactly(gallery, block):
     thresholds = metrics.impostor_thresholds(embeddings, identity, fars, block=block)
     assert list(thresholds) == list(fars)
     for far, threshold in thresholds.items():
-        accepted = np.sum(scores > threshold + 1e-12)  # one pair sits on the threshold, and sums differ in the last bit
+        # One pair sits on the threshold, and sums of products differ in the last bit.
+        accepted = np.sum(scores > threshold + 1e-12)
         assert accepted == int(far * len(scores))
         assert 0 <= far - accepted / len(scores) < 1 / len(scores)
     assert sorted(thresholds.values()) == list(thresholds.values())
@@ -91,7 +93,8 @@ def test_unresolvable_far_is_refused(gallery):
         metrics.pairs_threshold(np.arange(999.0), np.zeros(999, bool), 1e-3)
 
 
-@pytest.mark.parametrize("far, n, accepted", [(1e-3, 1000, 1), (1e-3, 3000, 3), (0.29, 100, 29), (1e-2, 199, 1)])
+@pytest.mark.parametrize("far, n, accepted",
+                         [(1e-3, 1000, 1), (1e-3, 3000, 3), (0.29, 100, 29), (1e-2, 199, 1)])
 def test_pairs_threshold_accepts_the_floor(far, n, accepted):
     scores = np.random.default_rng(n).permutation(n + 5).astype(float)
     same = np.arange(n + 5) < 5
@@ -151,11 +154,11 @@ def test_verification_accuracy_matches_exhaustive_search(scored):
     accuracies = []
     for held_out in range(10):
         train, test = fold != held_out, fold == held_out
-        best = max(sorted(scores[train]), key=lambda t: (reference.accuracy_score(same[train], scores[train] > t), t))
+        _, best = max((reference.accuracy_score(same[train], scores[train] > t), t) for t in scores[train])
         above = scores[train][scores[train] > best].min()
         accuracies.append(reference.accuracy_score(same[test], scores[test] > (best + above) / 2))
     result = metrics.verification_accuracy(scores, same, fold)
-    assert result.mean == pytest.approx(np.mean(accuracies)) and result.sd == pytest.approx(np.std(accuracies))
+    assert result == pytest.approx((np.mean(accuracies), np.std(accuracies)))
 
 
 def test_threshold_of_a_fold_is_not_chosen_on_it():
@@ -168,7 +171,7 @@ def test_threshold_of_a_fold_is_not_chosen_on_it():
 
 @pytest.mark.parametrize("function", [metrics.roc_curve, metrics.equal_error_rate,
                                       lambda s, y: metrics.fnmr_at_fmr(s, y, 0.5),
-                                      lambda s, y: metrics.verification_accuracy(s, y, np.arange(len(s)) % 2)])
+                                      lambda s, y: metrics.verification_accuracy(s, y, [0, 1][:len(s)])])
 @pytest.mark.parametrize("scores, same, message", [
     ([], np.zeros(0, bool), "at least one value"),
     ([1.0, 2], np.array([True, True]), "impostor pair"),
@@ -201,7 +204,7 @@ def test_hit_rate_is_strict_and_dodging_its_complement():
 
 
 def test_bootstrap_of_crossed_pairs_covers_as_it_says(rng):
-    """Two random effects, 15 x 15 pairs: the interval covers the truth about 95 times in 100, a naive one does not."""
+    """Two random effects, 15 x 15 pairs: the interval covers the truth as it says; a naive one does not."""
     sources, targets = (ids.ravel() for ids in np.meshgrid(np.arange(15), np.arange(15)))
     covered = naive = 0
     for trial in range(200):

@@ -1,5 +1,6 @@
 """Attacks on face recognition: one engine, assembled from parts."""
 
+from fa_utils.attacks.craft import CraftResult, GridError, craft, run_grid
 from fa_utils.attacks.engine import Attack, AttackResult, NonFiniteGradient, Scope, SurrogateState, frozen
 from fa_utils.attacks.gradients import Momentum
 from fa_utils.attacks.inputs import DiverseInput, DiverseResize
@@ -11,10 +12,12 @@ __all__ = [
     "PRESETS",
     "Attack",
     "AttackResult",
-    "Dodge",
+    "CraftResult",
     "DiverseInput",
     "DiverseResize",
+    "Dodge",
     "FeatureDropout",
+    "GridError",
     "Impersonate",
     "LabelDodge",
     "LabelImpersonate",
@@ -22,6 +25,8 @@ __all__ = [
     "NonFiniteGradient",
     "Scope",
     "SurrogateState",
+    "craft",
     "frozen",
     "preset",
+    "run_grid",
 ]

@@ -4,22 +4,25 @@ Every attack of the five papers is the same loop (sheets/common.md, section 1)::
 
     x <- clip_[0, 1] clip_[x0 - eps, x0 + eps] ( x - step * sign( Post( sum_k w_k grad L(T(x), F_k) ) ) )
 
-``L`` is an *objective*, a per-image loss that the attacker minimises; ``T`` are *inputs*, transformed copies of the
-picture; *surrogate* parts set hooks on the network ``F``; *gradient* parts are ``Post``. A part is an immutable
-description. For each batch it is bound to fresh state, so one `Attack` serves many threads, units and networks.
+``L`` is an *objective*, a per-image loss that the attacker minimises; ``T`` are *inputs*, transformed
+copies of the picture; *surrogate* parts set hooks on the network ``F``; *gradient* parts are ``Post``. A
+part is an immutable description. For each batch it is bound to fresh state, so one `Attack` serves many
+units and networks.
 
 Writing a part
 --------------
 Make a frozen dataclass (its repr is what a checkpoint is keyed by) with the one method of its slot:
 
-* input: ``bind(scope) -> f``, where ``f(x, step)`` gives a list of ``(copy, weight)``, differentiable in ``x``;
-* surrogate: ``attach(encoder, scope)``, a context manager that sets hooks, yields a `SurrogateState`, and removes
-  the hooks on the way out, also after an error;
-* gradient: ``bind(scope) -> f``, where ``f(gradient, point)`` gives the next gradient. ``point`` is a `Point`: the
-  images, the step, and the gradient at any other images. A look-ahead is a method ``look(x) -> x`` of ``f``.
+* input: ``bind(scope) -> f``, where ``f(x, step)`` gives a list of ``(copy, weight)``, differentiable in
+  ``x``;
+* surrogate: ``attach(encoder, scope)``, a context manager that sets hooks, yields a `SurrogateState`, and
+  removes the hooks on the way out, also after an error;
+* gradient: ``bind(scope) -> f``, where ``f(gradient, point)`` gives the next gradient. ``point`` is a
+  `Point`: the images, the step, and the gradient at any other images. A look-ahead is a method ``look(x) ->
+  x`` of ``f``.
 
-Draw random numbers from ``scope.generators()`` only: one generator per image, so that an image's result depends
-neither on its batch nor on what other parts are switched on.
+Draw random numbers from ``scope.generators()`` only: one generator per image, so that an image's result
+depends neither on its batch nor on what other parts are switched on.
 """
 
 import dataclasses
@@ -34,7 +37,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-GREY = 255.0  # the engine counts in grey levels: uint8 pictures, eps and steps of k/255 are then exact integers
+# The engine counts in grey levels: uint8 pictures, eps and steps of k/255 are then exact integers.
+GREY = 255.0
 
 
 class NonFiniteGradient(FloatingPointError):
@@ -141,13 +145,13 @@ class Attack:
 
     Notes
     -----
-    The engine computes in grey levels, so for pictures of k/255 and ``eps``, ``step_size`` of whole grey levels the
-    result is exactly on that grid and rounding it to uint8 loses nothing.
+    The engine computes in grey levels, so for pictures of k/255 and ``eps``, ``step_size`` of whole grey
+    levels the result is exactly on that grid and rounding it to uint8 loses nothing.
 
     Examples
     --------
-    >>> attack = Attack(objective=Impersonate(), eps=10 / 255, steps=100, gradient=[Momentum(1.0)])  # doctest: +SKIP
-    >>> adversarial = attack(encoder, source, target)  # doctest: +SKIP
+    >>> attack = Attack(objective=Impersonate(), eps=10 / 255, steps=100, gradient=[Momentum(1.0)])  #
+    doctest: +SKIP >>> adversarial = attack(encoder, source, target)  # doctest: +SKIP
     """
 
     objective: Any
@@ -220,10 +224,10 @@ class Attack:
         NonFiniteGradient
             Naming the images whose gradient became NaN or infinite.
         """
-        encoders = _as_encoders(encoder)
-        source, target = _check_pair(source, target, device=_device_of(encoders))
-        keys = _check_keys(keys, len(source))
-        snapshots = _check_snapshots(snapshots, self.steps)
+        encoders = as_encoders(encoder)
+        source, target = _check_pair(source, target, device=device_of(encoders))
+        keys = check_keys(keys, len(source))
+        snapshots = check_snapshots(snapshots, self.steps)
         with ExitStack() as stack:
             for network in encoders:
                 stack.enter_context(frozen(network))
@@ -232,7 +236,7 @@ class Attack:
 
 @dataclass
 class _Network:
-    """One surrogate during a run: its weight, its hooks, and the reference that the objective compares with."""
+    """One surrogate during a run: its weight, its hooks, and the objective's reference."""
 
     encoder: nn.Module
     weight: float
@@ -253,7 +257,9 @@ class _Cost:
 class _Run:
     """One attack on one batch: the parts bound to it, and the loop."""
 
-    def __init__(self, attack: Attack, encoders, source: Tensor, target: Tensor | None, keys, stack: ExitStack):
+    def __init__(
+        self, attack: Attack, encoders, source: Tensor, target: Tensor | None, keys, stack: ExitStack
+    ):
         self.attack, self.keys, self.cost = attack, keys, _Cost()
         self.start = _to_grey(source)
         source = self.start / GREY  # what the network will see at step 0, to the last bit
@@ -263,12 +269,16 @@ class _Run:
         self.gradient = [part.bind(scope) for part, scope in self._scoped(attack.gradient)]
         weights = attack.weights or [1 / len(encoders)] * len(encoders)
         if len(weights) != len(encoders):
-            raise ValueError(f"weights has {len(weights)} entries for {len(encoders)} networks; give one per network")
+            raise ValueError(f"weights has {len(weights)} entries for {len(encoders)} networks")
         self.networks = [
-            _Network(encoder, weight, [
-                stack.enter_context(part.attach(encoder, scope))
-                for part, scope in self._scoped(attack.surrogate, suffix=f"/{index}")
-            ])
+            _Network(
+                encoder,
+                weight,
+                [
+                    stack.enter_context(part.attach(encoder, scope))
+                    for part, scope in self._scoped(attack.surrogate, suffix=f"/{index}")
+                ],
+            )
             for index, (encoder, weight) in enumerate(zip(encoders, weights, strict=True))
         ]
         for network in self.networks:
@@ -302,11 +312,12 @@ class _Run:
         for step in range(attack.steps):
             gradient, broken = self._direction(images, step)
             bad |= broken
-            idle = _largest(gradient) == 0
+            idle = total_change(gradient) == 0
             zeros += idle
-            # An all-zero gradient would freeze the image: it takes a random sign step. No branch, so no device sync.
-            sign = torch.where(idle.view(-1, 1, 1, 1), noise.roll(step, -1), gradient.sign())
-            grey = grey.sub_(sign, alpha=step_size).clamp_(lower, upper)
+            sign = gradient.sign()
+            if idle.device.type != "cpu" or idle.any():  # elsewhere, a look would wait for the device
+                sign = torch.where(idle.view(-1, 1, 1, 1), noise.roll(step, -1), sign)
+            grey.sub_(sign, alpha=step_size).clamp_(lower, upper)
             images = grey / GREY
             if step + 1 in snapshots:
                 kept[step + 1] = images
@@ -336,7 +347,7 @@ class _Run:
         for part in self.gradient:
             where = part.look(where) if hasattr(part, "look") else where
         gradient = self._gradient_at(where, step)
-        broken = ~torch.isfinite(_largest(gradient))
+        broken = ~torch.isfinite(total_change(gradient))
         point = Point(images, step, lambda other: self._gradient_at(other, step))
         for part in self.gradient:
             gradient = part(gradient, point)
@@ -350,8 +361,8 @@ class _Run:
         copies = [(leaf, 1.0)]
         for transform in self.inputs:
             copies = [(new, w * v) for copy, w in copies for new, v in transform(copy, step)]
-        # Each copy goes through the networks as a leaf of its own, so only one network graph is alive at a time;
-        # the cheap transformations are then pulled back in one go.
+        # Each copy goes through the networks as a leaf of its own, so only one network graph is alive at
+        # a time; the cheap transformations are then pulled back in one go.
         pulled = [self._network_gradient(copy.detach().requires_grad_(True)).mul_(w) for copy, w in copies]
         return torch.autograd.grad([copy for copy, _ in copies], leaf, pulled)[0]
 
@@ -405,9 +416,12 @@ def _random_signs(scope: Scope) -> Tensor:
     return signs.mul_(2).sub_(1)
 
 
-def _largest(gradient: Tensor) -> Tensor:
-    """Largest absolute entry of each image, NaN if any is: tells zero and non-finite apart in one pass."""
-    return torch.linalg.vector_norm(gradient, math.inf, dim=(1, 2, 3))
+def total_change(gradient: Tensor, *, keepdim: bool = False) -> Tensor:
+    """Sum of absolute entries of each image (B,): 0 if all are zero, not finite if one is not.
+
+    Several times faster than the L1 and L-infinity norms of torch.linalg on a CPU.
+    """
+    return gradient.abs().sum((1, 2, 3), keepdim=keepdim)
 
 
 def _to_grey(images: Tensor) -> Tensor:
@@ -429,7 +443,7 @@ def _as_fraction(value: float) -> str:
     return f"{level.numerator}/255" if exact else repr(value)
 
 
-def _as_encoders(encoder) -> list[nn.Module]:
+def as_encoders(encoder) -> list[nn.Module]:
     encoders = list(encoder) if isinstance(encoder, (list, tuple, nn.ModuleList)) else [encoder]
     if not encoders:
         raise ValueError("encoder is an empty list; give one FaceEncoder or several")
@@ -441,10 +455,10 @@ def _as_encoders(encoder) -> list[nn.Module]:
     return encoders
 
 
-def _device_of(encoders: Sequence[nn.Module]) -> torch.device:
+def device_of(encoders: Sequence[nn.Module]) -> torch.device:
     devices = {tensor.device for item in encoders for tensor in [*item.parameters(), *item.buffers()]}
     if len(devices) > 1:
-        raise ValueError(f"the networks lie on different devices ({sorted(map(str, devices))}); move them to one")
+        raise ValueError(f"the networks lie on several devices ({sorted(map(str, devices))})")
     return devices.pop() if devices else torch.device("cpu")
 
 
@@ -453,7 +467,7 @@ def _parts(slot: str, parts, method: str) -> tuple:
         raise TypeError(f"{slot} must be a list of parts, got {parts!r}; write {slot}=[...]")
     for part in parts:
         if isinstance(part, type) or not hasattr(part, method):
-            raise TypeError(f"{slot} holds {part!r}, which is not a part of this slot (it has no method {method!r})")
+            raise TypeError(f"{slot} holds {part!r}, which is no part of this slot: it lacks {method!r}")
     return tuple(parts)
 
 
@@ -474,9 +488,9 @@ def _check_weights(weights: Sequence[float]) -> tuple[float, ...]:
 def check_images(name: str, images: Tensor) -> None:
     """Raise unless ``images`` is a float tensor (B, 3, H, W) in [0, 1] with at least one image."""
     if not isinstance(images, Tensor):
-        raise TypeError(f"{name} must be a torch tensor, got {type(images).__name__}; convert it with to_float(...)")
+        raise TypeError(f"{name} must be a torch tensor, got {type(images).__name__}; to_float makes one")
     if images.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name} must be float32 or float64 in [0, 1], got {images.dtype}; convert it with to_float(...)")
+        raise TypeError(f"{name} must be float32 or float64, got {images.dtype}; to_float converts bytes")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"{name} must have shape (B, 3, H, W), got {tuple(images.shape)}")
     if images.numel() == 0:
@@ -495,14 +509,16 @@ def _check_pair(source: Tensor, target: Tensor | None, *, device) -> tuple[Tenso
         return source.detach().to(device), None
     check_images("target", target)
     if target.shape != source.shape:
-        raise ValueError(f"target has shape {tuple(target.shape)}, source {tuple(source.shape)}; they must be equal")
+        raise ValueError(
+            f"target has shape {tuple(target.shape)}, source {tuple(source.shape)}: not the same"
+        )
     if target.dtype != source.dtype:
         raise TypeError(f"target is {target.dtype}, source {source.dtype}; they must be equal")
-    # The reference sees the target through the same grid as the source, so a target equal to it is at distance 0.
+    # The target goes through the same rounding as the source, so equal pictures are at distance 0.
     return source.detach().to(device), _to_grey(target.detach().to(device)) / GREY
 
 
-def _check_keys(keys: Sequence[Hashable] | None, count: int) -> tuple[str, ...]:
+def check_keys(keys: Sequence[Hashable] | None, count: int) -> tuple[str, ...]:
     keys = tuple(str(key) for key in (range(count) if keys is None else keys))
     if len(keys) != count:
         raise ValueError(f"keys has {len(keys)} entries for {count} images; give one per image")
@@ -512,7 +528,7 @@ def _check_keys(keys: Sequence[Hashable] | None, count: int) -> tuple[str, ...]:
     return keys
 
 
-def _check_snapshots(snapshots: Sequence[int], steps: int) -> frozenset[int]:
+def check_snapshots(snapshots: Sequence[int], steps: int) -> frozenset[int]:
     for step in snapshots:
         if isinstance(step, bool) or int(step) != step or not 1 <= step <= steps:
             raise ValueError(f"snapshots holds {step!r}; accepted are whole steps from 1 to {steps}")

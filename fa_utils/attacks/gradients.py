@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fa_utils.attacks.engine import total_change
+
 NORMS = ("mean_abs", "l1", "l2")
 
 
@@ -22,8 +24,8 @@ class Momentum:
 
     Notes
     -----
-    A zero gradient adds nothing and never becomes 0/0. M-FIM of Zhong and Deng (2021), algorithm 1; the norm is left
-    open there (sheet 3-dfanet, item 3g).
+    A zero gradient adds nothing and never becomes 0/0. M-FIM of Zhong and Deng (2021), algorithm 1; the
+    norm is left open there (sheet 3-dfanet, item 3g).
     """
 
     mu: float = 1.0
@@ -47,15 +49,20 @@ class _MomentumState:
     def __call__(self, gradient: Tensor, point) -> Tensor:
         if self.part.mu == 0:
             return gradient
-        unit = gradient / _norm(gradient, self.part.norm)
-        self.total = unit if self.total is None else self.total.mul_(self.part.mu).add_(unit)
+        size = _norm(gradient, self.part.norm)
+        if self.total is None:
+            self.total = gradient / size
+        else:
+            self.total.mul_(self.part.mu).addcdiv_(gradient, size)
         return self.total
 
 
 def _norm(gradient: Tensor, kind: str) -> Tensor:
     """Per-image norm (B, 1, 1, 1), with 1 in place of 0."""
-    order = 2 if kind == "l2" else 1
-    size = torch.linalg.vector_norm(gradient, order, dim=(1, 2, 3), keepdim=True)
+    if kind == "l2":
+        size = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+    else:
+        size = total_change(gradient, keepdim=True)
     if kind == "mean_abs":
         size = size / gradient[0].numel()
-    return torch.where(size == 0, torch.ones_like(size), size)
+    return size.masked_fill(size == 0, 1.0)

@@ -12,12 +12,25 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
 
     A map takes output positions to input positions, both in [-1, 1] across the picture.
     """
-    matrices = matrices.to(images)
-    grid = torch.nn.functional.affine_grid(matrices, list(images.shape), align_corners=False)
-    size = torch.tensor([images.shape[3], images.shape[2]], dtype=grid.dtype, device=grid.device)
-    inside = (grid.abs() <= 1 - 1 / size + 1e-6).all(dim=-1)  # between the outermost pixel centers
-    moved = torch.nn.functional.grid_sample(images, grid, align_corners=False)
-    return moved * inside.unsqueeze(1)
+    grid = _grid(matrices.to(images), *images.shape[2:])
+    # grid_sample and its backward are about twice as fast on the default layout.
+    return torch.nn.functional.grid_sample(images.contiguous(), grid, align_corners=False)
+
+
+def _grid(matrices: Tensor, height: int, width: int) -> Tensor:
+    """Input positions (B, H, W, 2), those beyond the outermost pixel centers moved far outside."""
+    grid = matrices.new_empty(len(matrices), height, width, 2)
+    rows, columns = (
+        (2 * torch.arange(size, dtype=matrices.dtype, device=matrices.device) + 1) / size - 1
+        for size in (height, width)
+    )
+    outside = False
+    for axis, size in enumerate((width, height)):
+        across, down, shift = (matrices[:, axis, i, None] for i in range(3))
+        position = (down * rows + shift).unsqueeze(2) + (across * columns).unsqueeze(1)
+        outside = (position.abs() > 1 - 1 / size + 1e-6) | outside
+        grid[..., axis] = position
+    return grid.masked_fill_(outside.unsqueeze(3), 3.0)
 
 
 @dataclass(frozen=True)
@@ -29,14 +42,14 @@ class DiverseInput:
     p : float
         Probability, in [0, 1], that an image is moved; 0 is the plain attack, bit for bit.
     affine, rotation : tuple of float
-        Ranges from which the standard deviations of the affine noise (added to the identity) and of the angle in
-        radians are drawn, anew for each image and step.
+        Ranges from which the standard deviations of the affine noise (added to the identity) and of the
+        angle in radians are drawn, anew for each image and step.
 
     Notes
     -----
-    Translation, rotation and scaling as in DI-M-FIM of Zhong and Deng (2021), section III-C, which leaves the ranges
-    open; these are TIP-IM's (sheet 3-dfanet, item 3k). The two maps are composed and the picture resampled once,
-    where TIP-IM does so twice. Only the source is transformed.
+    Translation, rotation and scaling as in DI-M-FIM of Zhong and Deng (2021), section III-C, which leaves
+    the ranges open; these are TIP-IM's (sheet 3-dfanet, item 3k). The two maps are composed and the picture
+    resampled once, where TIP-IM does so twice. Only the source is transformed.
     """
 
     p: float = 1.0
@@ -53,7 +66,9 @@ class DiverseInput:
 
     def matrices(self, uniform: Tensor, normal: Tensor) -> Tensor:
         """Affine maps (B, 2, 3) from uniform draws (B, 2) and normal draws (B, 7)."""
-        scale, spread = (_between(range_, uniform[:, i]) for i, range_ in enumerate((self.affine, self.rotation)))
+        scale, spread = (
+            _between(range_, uniform[:, i]) for i, range_ in enumerate((self.affine, self.rotation))
+        )
         noise = scale.view(-1, 1, 1) * normal[:, :6].reshape(-1, 2, 3)
         angle = spread * normal[:, 6]
         cos, sin = angle.cos(), angle.sin()
@@ -75,8 +90,8 @@ class DiverseResize:
 
     Notes
     -----
-    The diverse input of the Face-Robustness-Benchmark (sheet 3-dfanet, item 3k), resampled at sub-pixel sizes and
-    places so that a batch is transformed at once.
+    The diverse input of the Face-Robustness-Benchmark (sheet 3-dfanet, item 3k), resampled at sub-pixel
+    sizes and places so that a batch is transformed at once.
     """
 
     p: float = 1.0

@@ -1,7 +1,7 @@
 """What the attacker minimises: one loss per image, on the embedding or on the surrogate's own classifier.
 
-An objective says which images make its reference (`anchor`), what the network makes of them (`reference`), what it
-reads from the attacked images (`predict`), and the loss between the two (`loss`).
+An objective says which images make its reference (`anchor`), what the network makes of them (`reference`),
+what it reads from the attacked images (`predict`), and the loss between the two (`loss`).
 """
 
 import difflib
@@ -17,8 +17,8 @@ DISTANCES = ("l2", "squared_l2", "cosine")
 def embedding_distance(a: Tensor, b: Tensor, *, kind: str) -> Tensor:
     """Distance between unit embeddings (B, D), per image (B,).
 
-    ``cosine`` is computed as half the squared distance: equal to 1 - a.b for unit vectors, but without cancellation,
-    and its gradient, like that of the other two, is exactly zero where a equals b.
+    ``cosine`` is computed as half the squared distance: equal to 1 - a.b for unit vectors, but without
+    cancellation, and its gradient, like that of the other two, is exactly zero where a equals b.
     """
     gap = a - b
     if kind == "l2":
@@ -55,8 +55,8 @@ class Impersonate(_FeatureObjective):
     Parameters
     ----------
     distance : {"l2", "squared_l2", "cosine"}
-        For one picture and one network all three give the same signs; over several copies or networks L2 weighs
-        each by one over its distance.
+        For one picture and one network all three give the same signs; over several copies or networks L2
+        weighs each by one over its distance.
 
     References
     ----------
@@ -74,8 +74,8 @@ class Dodge(_FeatureObjective):
     Parameters
     ----------
     distance : {"l2", "squared_l2", "cosine"}
-        The distance that is maximised. Without a target it starts at exactly zero, where no direction is better than
-        another: the engine takes one random sign step and counts it.
+        The distance that is maximised. Without a target it starts at exactly zero, where no direction is
+        better than another: the engine takes one random sign step and counts it.
     """
 
     sign: ClassVar[float] = -1.0

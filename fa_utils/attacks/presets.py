@@ -17,7 +17,7 @@ from fa_utils.attacks.surrogates import FeatureDropout
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a published name stands for. ``steps`` None is the paper's min(eps + 4, 1.25 eps) grey levels, 13 at 10."""
+    """What a published name stands for; ``steps`` None is `paper_steps`, 13 at eps 10 / 255."""
 
     source: str
     objective: object = Impersonate()
@@ -48,7 +48,13 @@ PRESETS: dict[str, Recipe] = {
 
 
 def preset(
-    name: str, *, eps: float = 10 / 255, steps: int | None = None, drop: float = 0.1, seed: int = 0, **overrides
+    name: str,
+    *,
+    eps: float = 10 / 255,
+    steps: int | None = None,
+    drop: float = 0.1,
+    seed: int = 0,
+    **overrides,
 ) -> Attack:
     """A published attack by name.
 

@@ -23,8 +23,8 @@ class FeatureDropout:
     p : float
         Probability, in [0, 1), that an element is dropped; 0 is the plain attack, bit for bit.
     target : {"masked", "clean"}
-        Whether the reference is embedded at each step under the very masks of the source, one forward pass more, or
-        once by the unmasked network.
+        Whether the reference is embedded at each step under the very masks of the source, one forward pass
+        more, or once by the unmasked network.
     rescale : bool
         Divide what is kept by 1 - p, as dropout layers do.
     frozen : bool
@@ -38,10 +38,10 @@ class FeatureDropout:
 
     Notes
     -----
-    Zhong and Deng (2021), eq. 13 and 14, o_i <- M_i * o_i with m ~ Bernoulli(1 - p): the paper's p_d is the rate of
-    dropping (sheet 3-dfanet, item 3a), without rescaling (3c), with the target under the same masks (3d), per image
-    (3e), before batch normalization, shortcuts and depth-wise convolutions included (3f). All masks of an image and
-    step are one block of random numbers from the image's own generator.
+    Zhong and Deng (2021), eq. 13 and 14, o_i <- M_i * o_i with m ~ Bernoulli(1 - p): the paper's p_d is the
+    rate of dropping (sheet 3-dfanet, item 3a), without rescaling (3c), with the target under the same masks
+    (3d), per image (3e), before batch normalization, shortcuts and depth-wise convolutions included (3f).
+    All masks of an image and step are one block of random numbers from the image's own generator.
     """
 
     p: float = 0.1
@@ -79,7 +79,7 @@ class FeatureDropout:
         chosen = [(name, module) for name, module in found if re.search(self.layers or "", name)]
         if not chosen:
             names = ", ".join(name for name, _ in found[:8]) or "none"
-            raise ValueError(f"layers={self.layers!r} matches no convolution of this network (it has: {names}, ...)")
+            raise ValueError(f"layers={self.layers!r} matches no convolution; there are: {names}, ...")
         return chosen
 
 
@@ -120,7 +120,7 @@ class _MaskState(SurrogateState):
             row.normal_(1 - p, math.sqrt(p * (1 - p)), generator=generator)
 
     def hook(self, module: nn.Module, inputs, output: Tensor) -> None:
-        # In place: a convolution does not need its output to differentiate, so this saves a copy of every activation.
+        # In place: a convolution's backward does not read its output, so no activation is copied.
         if self.enabled:
             output.mul_(self.masks[module])
 
@@ -138,10 +138,12 @@ def _views(noise: Tensor, shapes: dict[nn.Module, torch.Size]) -> dict[nn.Module
 
 @torch.no_grad()
 def _output_shapes(encoder: nn.Module, convolutions, image: Tensor) -> dict[nn.Module, torch.Size]:
-    """Shape (C, H, W) of each convolution's output, learnt from one image; in the order of ``convolutions``."""
+    """Shape (C, H, W) of each convolution's output, learnt from one image, in the given order."""
     shapes: dict[nn.Module, torch.Size] = {}
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output: shapes.__setitem__(module, output.shape[1:]))
+        module.register_forward_hook(
+            lambda module, inputs, output: shapes.__setitem__(module, output.shape[1:])
+        )
         for _, module in convolutions
     ]
     try:

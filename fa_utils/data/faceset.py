@@ -46,8 +46,8 @@ class FaceSet:
                             f"got {type(attributes).__name__}")
         for label, length in (("identity", len(identity)), ("attributes", len(attributes))):
             if length != len(self.images):
-                raise ValueError(f"{label} of {self.name!r} has {length} entries for {len(self.images)} images; "
-                                 "one entry an image is expected")
+                raise ValueError(f"{label} of {self.name!r} has {length} entries for {len(self.images)} "
+                                 "images; one entry an image is expected")
         object.__setattr__(self, "identity", identity)
         object.__setattr__(self, "attributes", attributes)
 
@@ -148,8 +148,8 @@ class Pairs:
         wrong = np.flatnonzero((faces.identity[self.a] == faces.identity[self.b]) != self.same)
         if len(wrong):
             i = wrong[0]
-            raise ValueError(f"pair {i} (images {self.a[i]} and {self.b[i]}) says same={bool(self.same[i])}, but "
-                             f"their identities in {faces.name!r} are {faces.identity[self.a[i]]} and "
+            raise ValueError(f"pair {i} (images {self.a[i]} and {self.b[i]}) says same={bool(self.same[i])}, "
+                             f"but their identities in {faces.name!r} are {faces.identity[self.a[i]]} and "
                              f"{faces.identity[self.b[i]]}; {len(wrong)} such pairs")
         return self
 
@@ -163,7 +163,8 @@ def to_float(images) -> torch.Tensor:
     """``uint8`` pictures (array or tensor, any shape) as a float32 tensor in [0, 1]: v / 255."""
     images = torch.as_tensor(_writable(images))
     if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8 (0..255), got {images.dtype}; floats in [0, 1] need no conversion")
+        raise TypeError(f"images must be uint8 (0..255), got {images.dtype}; "
+                        "floats in [0, 1] need no conversion")
     return images.float() / 255
 
 
@@ -196,10 +197,16 @@ def check_images(images: torch.Tensor, *, name: str = "images") -> torch.Tensor:
         When the shape is another one, the batch is empty, or a value is not finite or outside [0, 1].
     """
     check_range(images, name=name)
-    if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
-        raise ValueError(f"{name} must have the shape (B, 3, H, W) with at least one image, "
-                         f"got {tuple(images.shape)}")
+    _check_batch_shape(images, name)
     return images
+
+
+def check_batch(images: torch.Tensor, *, name: str = "images") -> torch.Tensor:
+    """As :func:`check_images`, and uint8 is welcome too: what a filter of pictures can take."""
+    if isinstance(images, torch.Tensor) and images.dtype == torch.uint8:
+        _check_batch_shape(images, name)
+        return images
+    return check_images(images, name=name)
 
 
 def check_range(images: torch.Tensor, *, name: str = "images") -> None:
@@ -207,7 +214,8 @@ def check_range(images: torch.Tensor, *, name: str = "images") -> None:
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"{name} must be a torch tensor, got {type(images).__name__}")
     if not images.is_floating_point():
-        raise TypeError(f"{name} must be floats in [0, 1], got {images.dtype}; fa_utils.data.to_float converts uint8")
+        raise TypeError(f"{name} must be floats in [0, 1], got {images.dtype}; "
+                        "fa_utils.data.to_float converts uint8")
     if images.numel() == 0:
         return
     low, high = (bound.item() for bound in torch.aminmax(images.detach()))
@@ -216,6 +224,12 @@ def check_range(images: torch.Tensor, *, name: str = "images") -> None:
     if low < 0 or high > 1:
         hint = "; this looks like 0..255, divide by 255" if low >= 0 and high > 2 else ""
         raise ValueError(f"{name} must lie in [0, 1], got values from {low:.4g} to {high:.4g}{hint}")
+
+
+def _check_batch_shape(images: torch.Tensor, name: str) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
+        raise ValueError(f"{name} must have the shape (B, 3, H, W) with at least one image, "
+                         f"got {tuple(images.shape)}")
 
 
 def _check_pictures(images, name: str) -> None:
@@ -247,7 +261,8 @@ def _index(index, length: int, name: str) -> np.ndarray:
     index = _integers(index, f"index into {name!r}")
     outside = index[(index < 0) | (index >= length)]
     if len(outside):
-        raise IndexError(f"index {outside[0]} is outside {name!r}, which has {length} entries (0 to {length - 1})")
+        raise IndexError(f"index {outside[0]} is outside {name!r}, which has {length} entries "
+                         f"(0 to {length - 1})")
     return index
 
 

@@ -66,15 +66,15 @@ _GENDERED_FIELDS = 10  # the first coefficients of every field shift with the at
 class Conditions:
     """How far pictures of a domain differ from a passport photograph (standard deviations unless said otherwise)."""
 
-    geometry: float = 1.3  # gain of everything that bone decides
-    gender_shift: float = 1.5  # gain of the attribute's shifts
-    style: float = 1.0  # gain of hair, colour and beard
-    yaw: float = 0.20  # radians
-    pitch: float = 0.09
+    geometry: float = 1.45  # gain of everything that bone decides
+    gender_shift: float = 1.0  # gain of the attribute's shifts
+    style: float = 0.85  # gain of hair, colour and beard
+    yaw: float = 0.14  # radians
+    pitch: float = 0.055
     roll: float = 0.04
     jitter: float = 1.0  # of the crop
-    light: float = 0.55  # 0: frontal and even, 1: hard and from anywhere
-    expression: float = 0.6
+    light: float = 0.45  # 0: frontal and even, 1: hard and from anywhere
+    expression: float = 0.5
     age_mean: float = 36.0  # years, between people
     age_spread: float = 10.0
     age_within: float = 3.0  # years, between pictures of one person

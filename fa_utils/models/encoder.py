@@ -9,7 +9,6 @@ from torch import nn
 from tqdm import tqdm
 
 from fa_utils.data.faceset import FaceSet, check_images
-from fa_utils.models.iresnet import SqueezeExcite
 
 CHANNEL_ORDERS = ("rgb", "bgr")
 
@@ -144,12 +143,10 @@ class FaceEncoder(nn.Module):
         Shortcut and depth-wise ones are included; the two 1x1 convolutions inside squeeze-and-excitation,
         which act on channel means and not on feature maps, only on demand.
         """
-        gates = [name + "." for name, module in self.named_modules() if isinstance(module, SqueezeExcite)]
-        skipped = () if squeeze_excite else tuple(gates)
         return [
             (name, module)
-            for name, module in self.named_modules()
-            if isinstance(module, nn.Conv2d) and name.startswith("backbone.") and not name.startswith(skipped)
+            for name, module in self.backbone.named_modules(prefix="backbone")
+            if isinstance(module, nn.Conv2d) and (squeeze_excite or not getattr(module, "squeeze_excite", False))
         ]
 
     def residual_units(self) -> list[tuple[str, nn.Module]]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from fa_utils.models.prelu import PReLU
+
 # Builds the activation for a number of channels.
 Activation = Callable[[int], nn.Module]
 
@@ -50,6 +52,8 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+        # `FaceEncoder.convolutions` skips these: they act on channel means, not on feature maps.
+        self.fc1.squeeze_excite = self.fc2.squeeze_excite = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.fc1(x.mean((2, 3), keepdim=True)).relu()
@@ -131,7 +135,7 @@ class IResNet(nn.Module):
         widths: Sequence[int] = FULL_WIDTHS,
         stem_width: int = 64,
         stem_stride: int = 1,
-        activation: Activation = nn.PReLU,
+        activation: Activation = PReLU,
         input_size: int = 112,
         embedding: int = 512,
         dropout: float = 0.0,
@@ -185,7 +189,7 @@ class IRNet(nn.Module):
         widths: Sequence[int] = FULL_WIDTHS,
         stem_width: int = 64,
         stem_stride: int = 1,
-        activation: Activation = nn.PReLU,
+        activation: Activation = PReLU,
         reduction: int | None = None,
         input_size: int = 112,
         embedding: int = 512,

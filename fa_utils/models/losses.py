@@ -5,7 +5,7 @@ from pytorch_metric_learning import distances, losses, miners
 from pytorch_metric_learning.utils.common_functions import TorchInitWrapper
 from torch import nn
 
-from .recipes import Recipe
+from fa_utils.models.recipes import Recipe
 
 
 class CosineClassifier(nn.Module):
@@ -43,7 +43,7 @@ class TrainingLoss(nn.Module):
         self.recipe = recipe
         # A short initial weight turns quickly: the gradient of a cosine goes with 1 / |w|.
         start = TorchInitWrapper(nn.init.normal_, std=0.01)
-        head = dict(num_classes=classes, embedding_size=dim, weight_init_func=start)
+        head = {"num_classes": classes, "embedding_size": dim, "weight_init_func": start}
         self.miner = None
         if recipe.loss == "softmax":
             cosine = distances.CosineSimilarity()
@@ -69,6 +69,16 @@ class TrainingLoss(nn.Module):
         if self.recipe.spread:
             loss = loss + self.recipe.spread * squared_cosine_of_strangers(features, labels)
         return loss
+
+    @torch.no_grad()
+    def start_from(self, classes: torch.Tensor | None) -> None:
+        """Take over the class weights (classes, dim) of an earlier softmax head of the same identities.
+
+        Anything else (no head, a loss without classes, other identities) leaves the random start.
+        """
+        weight = getattr(self.loss, "W", None)
+        if classes is not None and weight is not None and weight.shape == classes.t().shape:
+            weight.copy_(classes.t())
 
     def classifier(self) -> CosineClassifier | None:
         """The head as a module of its own; None for a loss without classes or with a margin.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fa_utils.models.iresnet import Activation, SumUnit, halved
+from fa_utils.models.prelu import PReLU
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class MobileFaceNet(nn.Module):
         *,
         widths: MobileWidths = MobileWidths(),
         depthwise_stem: bool = True,
-        activation: Activation = nn.PReLU,
+        activation: Activation = PReLU,
         input_size: int = 112,
         embedding: int = 512,
     ) -> None:

@@ -72,14 +72,16 @@ class Recipe:
     scale: float = 32.0
     margin: float = 0.0
     ramp: tuple[float, float] = (0.05, 0.35)
-    spread: float = 30.0
-    whitening: float = 0.6
+    spread: float = 15.0
+    whitening: float = 0.2
     seed: int = 0
     keep_classifier: bool = False
 
     def __post_init__(self):
         if self.loss not in LOSSES:
-            raise ValueError(f"recipe {self.name!r}: loss {self.loss!r} is unknown{nearest(self.loss, LOSSES)}")
+            raise ValueError(
+                f"recipe {self.name!r}: loss {self.loss!r} is unknown{nearest(self.loss, LOSSES)}"
+            )
         for field in ("epochs", "batch", "learning_rate", "scale", "gradient_clip"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"recipe {self.name!r}: {field} is {getattr(self, field)}, must be above 0")
@@ -96,11 +98,15 @@ def nearest(name: str, known) -> str:
 
 
 def _softmax(layout: str, domain: str, seed: int, **options) -> Recipe:
-    return Recipe(name=f"{layout}-{domain}-softmax", layout=layout, loss="softmax", domain=domain, seed=seed, **options)
+    return Recipe(
+        name=f"{layout}-{domain}-softmax", layout=layout, loss="softmax", domain=domain, seed=seed, **options
+    )
 
 
 def _webface(loss: str, seed: int, **options) -> Recipe:
-    return Recipe(name=f"ires-webface-{loss}", layout="ires", loss=loss, domain="webface", seed=seed, **options)
+    return Recipe(
+        name=f"ires-webface-{loss}", layout="ires", loss=loss, domain="webface", seed=seed, **options
+    )
 
 
 RECIPES = {

@@ -18,17 +18,19 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..paths import CACHE, WEIGHTS
-from .backbones import build_backbone
-from .encoder import FaceEncoder
-from .losses import TrainingLoss
-from .recipes import Recipe, find_recipe
-from .weights import WeightsError, load_part, read_weights, save_weights, write_atomically
-from .whitening import fit_whitening
+from fa_utils.models.backbones import build_backbone
+from fa_utils.models.encoder import FaceEncoder
+from fa_utils.models.losses import TrainingLoss
+from fa_utils.models.recipes import Recipe, find_recipe
+from fa_utils.models.weights import WeightsError, load_part, read_weights, save_weights, write_atomically
+from fa_utils.models.whitening import fit_whitening
+from fa_utils.paths import CACHE, WEIGHTS
 
 SHIFT = 1  # pixels, at the side that the network sees
 GROUP = 4  # pictures of an identity in a batch of triplets
 WHITENING_PICTURES = 8000
+
+Perturbation = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
 
 def train_network(
@@ -41,6 +43,7 @@ def train_network(
     progress: bool = True,
     bf16: bool | None = None,
     checkpoints: str | Path | None = None,
+    perturb: Perturbation | None = None,
 ) -> FaceEncoder:
     """Train a network and write ``out/NAME.safetensors``.
 
@@ -55,7 +58,8 @@ def train_network(
         Training pictures. A callable gives fresh pictures of the same identities for each epoch (rendering
         on the fly).
     out : path
-        Folder of the weight file; a recipe's ``start`` is looked up there, then among the shipped weights.
+        Folder of the weight file; a recipe's ``start`` is looked up there, then among the
+        shipped weights.
     device : str
         Torch device.
     threads : int
@@ -63,9 +67,12 @@ def train_network(
     progress : bool
         Show a progress bar (on a terminal) and one line an epoch.
     bf16 : bool, optional
-        bfloat16 autocast, by default where the GPU or the CPU multiplies in bfloat16 (AVX512_BF16, AMX).
+        bfloat16 autocast; by default where it is faster (see ``bf16_pays``).
     checkpoints : path, optional
         Folder of the checkpoints, by default the cache.
+    perturb : callable, optional
+        Called as ``perturb(backbone, images)`` on each batch of network inputs; what it returns is learned
+        from (adversarial training).
 
     Returns
     -------
@@ -84,11 +91,13 @@ def train_network(
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     device = torch.device(device)
-    backbone = new_backbone(recipe, Path(out))
+    start = _read_start(recipe, Path(out))
+    backbone = new_backbone(recipe, start)
     side = backbone.input_size
     pictures = Pictures(faces(0) if callable(faces) else faces, recipe, side, device)
-    bf16 = has_bf16(device) if bf16 is None else bf16
-    trainer = Trainer(recipe, backbone, pictures, device=device, bf16=bf16)
+    bf16 = bf16_pays(backbone, device) if bf16 is None else bf16
+    trainer = Trainer(recipe, backbone, pictures, device=device, bf16=bf16, perturb=perturb)
+    trainer.loss.start_from(start.get("classifier.weight"))
     checkpoint = Path(checkpoints or CACHE / "training") / f"{recipe.name}.pt"
     trainer.resume(checkpoint, pictures)
     for epoch in range(trainer.epoch, recipe.epochs):
@@ -139,7 +148,11 @@ class Pictures:
 
     def batches(self, generator: torch.Generator):
         """Index tensors (batch,) of one epoch; a last incomplete batch is left out."""
-        order = self._grouped_order(generator) if self.grouped else torch.randperm(self.count, generator=generator)
+        order = (
+            self._grouped_order(generator)
+            if self.grouped
+            else torch.randperm(self.count, generator=generator)
+        )
         yield from order[: self.steps * self.batch].split(self.batch)
 
     def _grouped_order(self, generator: torch.Generator) -> torch.Tensor:
@@ -150,7 +163,7 @@ class Pictures:
         return torch.cat([groups[i] for i in torch.randperm(len(groups), generator=generator)])
 
     def augmented(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Network input (n, 3, side, side) of a batch, each picture flipped, shifted and recolored on its own."""
+        """Network input (n, 3, side, side), each picture flipped, shifted and recolored on its own."""
         n, side = len(index), self.pixels.shape[1]
         shift = torch.randint(-SHIFT, SHIFT + 1, (2, n, 1), generator=generator)
         flip = torch.rand(n, 1, generator=generator) < 0.5
@@ -182,11 +195,13 @@ def shrink(images: np.ndarray, side: int, *, chunk: int = 1024) -> torch.Tensor:
     """
     n, _, height, width = images.shape
     if height != width or height % side:
-        raise ValueError(f"pictures of {height} x {width} cannot be averaged to {side} x {side}: need a square multiple")
+        raise ValueError(
+            f"pictures of {height} x {width} cannot be averaged to {side} x {side}: need a square multiple"
+        )
     factor = height // side
     small = torch.empty(n, side, side, 3, dtype=torch.uint8)
     for i in range(0, n, chunk):
-        part = torch.from_numpy(np.ascontiguousarray(images[i : i + chunk])).float()
+        part = torch.from_numpy(np.array(images[i : i + chunk])).float()  # a copy: memory maps are read-only
         mean = nn.functional.avg_pool2d(part, factor) if factor > 1 else part
         small[i : i + chunk] = mean.add_(0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     return small
@@ -200,24 +215,38 @@ def to_input(pixels: torch.Tensor) -> torch.Tensor:
 class Trainer:
     """State of a training run: backbone, loss, optimizer, and how far it got."""
 
-    def __init__(self, recipe: Recipe, backbone: nn.Module, pictures: Pictures, *, device: torch.device, bf16: bool):
+    def __init__(
+        self,
+        recipe: Recipe,
+        backbone: nn.Module,
+        pictures: Pictures,
+        *,
+        device: torch.device,
+        bf16: bool,
+        perturb: Perturbation | None = None,
+    ):
+        self.perturb = perturb
         self.recipe, self.device, self.bf16, self.steps = recipe, device, bf16, pictures.steps
         self.epoch = 0
         self.backbone = backbone.to(device, memory_format=torch.channels_last)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 1)
-            self.loss = TrainingLoss(recipe, dim=feature_length(backbone, device), classes=pictures.classes).to(device)
+            self.loss = TrainingLoss(
+                recipe, dim=feature_length(backbone, device), classes=pictures.classes
+            ).to(device)
         self.optimizer = self._optimizer()
 
     def _optimizer(self) -> torch.optim.Optimizer:
         recipe, parameters = self.recipe, list(self.backbone.parameters())
         groups = [
-            dict(params=[p for p in parameters if p.ndim > 1], weight_decay=recipe.weight_decay),
-            dict(params=[p for p in parameters if p.ndim <= 1], weight_decay=0.0),
-            dict(params=list(self.loss.parameters()), weight_decay=recipe.weight_decay),
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": list(self.loss.parameters()), "weight_decay": recipe.weight_decay},
         ]
         groups = [group for group in groups if group["params"]]
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        return torch.optim.SGD(
+            groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+        )
 
     def run_epoch(self, pictures: Pictures, *, progress: bool) -> str:
         """One pass through the pictures; returns the line for the log."""
@@ -253,6 +282,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.recipe, step, done)
         images = pictures.augmented(index, generator)
+        if self.perturb:
+            images = self.perturb(self.backbone, images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             features = self.backbone(images)
         loss = self.loss(features, pictures.labels[index.to(self.device)], done)
@@ -260,7 +291,9 @@ class Trainer:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), self.recipe.gradient_clip)
         if self.device.type == "cpu" and not math.isfinite(norm):
-            raise FloatingPointError(f"{self.recipe.name}: gradient of step {step} is {float(norm)}, loss {float(loss)}")
+            raise FloatingPointError(
+                f"{self.recipe.name}: gradient of step {step} is {float(norm)}, loss {float(loss.detach())}"
+            )
         self.optimizer.step()
         return loss.detach()
 
@@ -268,13 +301,13 @@ class Trainer:
         """Checkpoint after a complete epoch, atomically."""
         content = io.BytesIO()
         torch.save(
-            dict(
-                key=self._key(pictures),
-                epoch=self.epoch,
-                backbone=self.backbone.state_dict(),
-                loss=self.loss.state_dict(),
-                optimizer=self.optimizer.state_dict(),
-            ),
+            {
+                "key": self._key(pictures),
+                "epoch": self.epoch,
+                "backbone": self.backbone.state_dict(),
+                "loss": self.loss.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
             content,
         )
         write_atomically(path, content.getvalue())
@@ -309,26 +342,30 @@ def feature_length(backbone: nn.Module, device: torch.device) -> int:
         return backbone.eval()(torch.zeros(1, 3, side, side, device=device)).shape[1]
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16 natively; emulated, it is slower than float32."""
+def bf16_pays(backbone: nn.Module, device: torch.device) -> bool:
+    """Whether bfloat16 is faster: where it is native; on a CPU, not for depth-wise convolutions."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
-    return device.type == "cpu" and bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in backbone.modules())
+    native = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return device.type == "cpu" and native and not depthwise
 
 
-def new_backbone(recipe: Recipe, out: Path) -> nn.Module:
+def new_backbone(recipe: Recipe, start: dict[str, torch.Tensor]) -> nn.Module:
     """Backbone with the weights that training starts from: random, or those of the recipe's ``start``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         backbone = build_backbone(recipe.layout, width=recipe.width)
-    if recipe.start:
-        _load_start(backbone, recipe, out)
+    if start:
+        load_part(backbone, start, "backbone", path=f"{recipe.start}.safetensors")
     return backbone
 
 
 @torch.no_grad()
-def finish(recipe: Recipe, backbone: nn.Module, classifier: nn.Module | None, pictures: Pictures) -> FaceEncoder:
+def finish(
+    recipe: Recipe, backbone: nn.Module, classifier: nn.Module | None, pictures: Pictures
+) -> FaceEncoder:
     """Whitening fitted on training pictures, and all parts in an encoder."""
     backbone.eval()
     whitening = None
@@ -355,11 +392,18 @@ def save_network(path: Path, encoder: FaceEncoder, recipe: Recipe, pictures: Pic
         if part is not None
         for key, tensor in part.state_dict().items()
     }
-    metadata = dict(recipe=dataclasses.asdict(recipe), identities=pictures.classes, images=pictures.count)
+    metadata = {
+        "recipe": dataclasses.asdict(recipe),
+        "identities": pictures.classes,
+        "images": pictures.count,
+    }
     return save_weights(path, state, metadata=metadata)
 
 
-def _load_start(backbone: nn.Module, recipe: Recipe, out: Path) -> None:
+def _read_start(recipe: Recipe, out: Path) -> dict[str, torch.Tensor]:
+    """Weights that training starts from; empty for a recipe that starts at random."""
+    if not recipe.start:
+        return {}
     paths = [folder / f"{recipe.start}.safetensors" for folder in (out, WEIGHTS)]
     path = next((p for p in paths if p.is_file()), None)
     if path is None:
@@ -367,7 +411,7 @@ def _load_start(backbone: nn.Module, recipe: Recipe, out: Path) -> None:
             f"{recipe.name} starts from {recipe.start}, which is neither in {out} nor in {WEIGHTS}: "
             f"run `fa train {recipe.start}` first"
         )
-    load_part(backbone, read_weights(path)[0], "backbone", path=path)
+    return read_weights(path)[0]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -386,8 +430,8 @@ def main(argv: list[str] | None = None) -> int:
             recipe = dataclasses.replace(recipe, epochs=options.epochs)
     except ValueError as error:
         parser.error(str(error))
-    from ..data import load_benchmark, load_domain
-    from .zoo import evaluate_network, register
+    from fa_utils.data import load_benchmark, load_domain
+    from fa_utils.models.zoo import evaluate_network, register
 
     faces = load_domain(recipe.domain)
     progress = not options.quiet

@@ -64,17 +64,22 @@ def read_weights(path: str | Path, *, sha256: str | None = None) -> tuple[dict[s
         raise WeightsError(f"weight file {path} does not exist. {REMEDY}")
     found = file_sha256(path)
     if sha256 is not None and found != sha256:
-        raise WeightsError(f"weight file {path} is not the expected one: sha256 {found}, expected {sha256}. {REMEDY}")
+        raise WeightsError(
+            f"weight file {path} is not the expected one: sha256 {found}, expected {sha256}. {REMEDY}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("fa_utils", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()  # the file itself cannot be iterated over
+            state = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise WeightsError(f"weight file {path} is damaged (sha256 {found}): {error}. {REMEDY}") from error
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, metadata
 
 
-def load_part(module: torch.nn.Module, state: dict[str, torch.Tensor], part: str, *, path: str | Path) -> None:
+def load_part(
+    module: torch.nn.Module, state: dict[str, torch.Tensor], part: str, *, path: str | Path
+) -> None:
     """Load the tensors named ``part.*`` into a module; every name and shape must agree.
 
     Raises
@@ -93,7 +98,9 @@ def load_part(module: torch.nn.Module, state: dict[str, torch.Tensor], part: str
     ]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise WeightsError(f"weight file {path} is of another network: {'; '.join(wrong[:3])}{more}. {REMEDY}")
+        raise WeightsError(
+            f"weight file {path} is of another network: {'; '.join(wrong[:3])}{more}. {REMEDY}"
+        )
     module.load_state_dict(given)
 
 
@@ -104,7 +111,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the earlier one or complete, also when killed or when a disk fills up."""
+    """Write a file so that it is the earlier one or complete, also when killed or when a disk fills up."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -124,5 +131,7 @@ def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.float()
     half = tensor.half()
     if not torch.isfinite(half).all():
-        raise ValueError(f"tensor {name} reaches {tensor.abs().max():.3g}, beyond float16 (65504); nothing was written")
+        raise ValueError(
+            f"tensor {name} reaches {tensor.abs().max():.3g}, beyond float16 (65504); nothing was written"
+        )
     return half.contiguous()

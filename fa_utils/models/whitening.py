@@ -44,7 +44,9 @@ def fit_whitening(features: torch.Tensor, *, alpha: float) -> Whitening:
         If the features are not a finite matrix of two rows or more, or alpha is out of range.
     """
     if features.ndim != 2 or len(features) < 2 or not torch.isfinite(features).all():
-        raise ValueError(f"features of shape {tuple(features.shape)}: need a finite (N, D) matrix with N of 2 or more")
+        raise ValueError(
+            f"features of shape {tuple(features.shape)}: need a finite (N, D) matrix with N of 2 or more"
+        )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}, must lie in [0, 1]")
     unit = nn.functional.normalize(features.double())

@@ -1,26 +1,36 @@
 """The zoo: trained networks by name, and how good they are."""
 
+import contextlib
 import csv
 import fcntl
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .. import metrics
-from ..paths import WEIGHTS
-from .backbones import build_backbone
-from .encoder import FaceEncoder
-from .losses import CosineClassifier
-from .recipes import RECIPES, Recipe, find_recipe, nearest
-from .weights import WeightsError, file_sha256, load_part, read_weights, write_atomically
-from .whitening import Whitening
+from fa_utils import metrics
+from fa_utils.models.backbones import build_backbone
+from fa_utils.models.encoder import FaceEncoder
+from fa_utils.models.losses import CosineClassifier
+from fa_utils.models.recipes import RECIPES, Recipe, find_recipe, nearest
+from fa_utils.models.weights import WeightsError, file_sha256, load_part, read_weights, write_atomically
+from fa_utils.models.whitening import Whitening
+from fa_utils.paths import WEIGHTS
 
 __all__ = [
-    "COLUMNS", "RECIPES", "Recipe", "evaluate_network", "find_recipe", "gender_accuracy", "load_encoder",
-    "read_encoder", "register", "zoo_table",
+    "COLUMNS",
+    "RECIPES",
+    "Recipe",
+    "evaluate_network",
+    "find_recipe",
+    "gender_accuracy",
+    "load_encoder",
+    "read_encoder",
+    "register",
+    "zoo_table",
 ]
 
 THRESHOLDS = {1e-2: "threshold_far_1e-2", 1e-3: "threshold_far_1e-3", 1e-4: "threshold_far_1e-4"}
@@ -37,8 +47,8 @@ def zoo_table(*, folder: str | Path = WEIGHTS) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns as in ``COLUMNS``: what the network is, its file and sha256, accuracy and its standard deviation
-        over ten folds, cosine thresholds at three false accept rates from all impostor pairs of the
+        Columns as in ``COLUMNS``: what the network is, its file and sha256, accuracy and its standard
+        deviation over ten folds, cosine thresholds at three false accept rates from all impostor pairs of the
         benchmark and from the 3,000 impostor pairs of its protocol (FAR 1e-3), and the accuracy at
         which a linear classifier reads the gender-like attribute from its embeddings.
 
@@ -49,7 +59,9 @@ def zoo_table(*, folder: str | Path = WEIGHTS) -> pd.DataFrame:
     """
     path = Path(folder) / "zoo.csv"
     if not path.is_file():
-        raise WeightsError(f"the zoo table {path} does not exist; restore it, or train a network: fa train NAME")
+        raise WeightsError(
+            f"the zoo table {path} does not exist; restore it, or train a network: fa train NAME"
+        )
     table = pd.read_csv(path)
     missing = [column for column in COLUMNS if column not in table]
     if missing:
@@ -57,7 +69,9 @@ def zoo_table(*, folder: str | Path = WEIGHTS) -> pd.DataFrame:
     return table.set_index("name", drop=False)
 
 
-def load_encoder(name: str, *, device: str | torch.device = "cpu", folder: str | Path = WEIGHTS) -> FaceEncoder:
+def load_encoder(
+    name: str, *, device: str | torch.device = "cpu", folder: str | Path = WEIGHTS
+) -> FaceEncoder:
     """A network of the zoo, checked against its checksum.
 
     Parameters
@@ -136,15 +150,14 @@ def evaluate_network(encoder: FaceEncoder, benchmark, *, progress: bool = False)
     embeddings = encoder.embed(faces, progress=progress)
     scores = metrics.pair_similarity(embeddings[pairs.a], embeddings[pairs.b])
     accuracy = metrics.verification_accuracy(scores, pairs.same, pairs.fold)
-    thresholds = {
-        column: _unless_too_few(lambda far=far: metrics.impostor_thresholds(embeddings, faces.identity, [far])[far])
-        for far, column in THRESHOLDS.items()
-    }
+    resolved = [far for far in THRESHOLDS if far * _impostor_pairs(faces.identity) >= 1]
+    thresholds = metrics.impostor_thresholds(embeddings, faces.identity, resolved) if resolved else {}
+    few = 1e-3 * int((~pairs.same).sum()) < 1
     return {
         "accuracy": accuracy.mean,
         "accuracy_sd": accuracy.sd,
-        **thresholds,
-        "threshold_3000_pairs": _unless_too_few(lambda: metrics.pairs_threshold(scores, pairs.same, 1e-3)),
+        **{column: thresholds.get(far, math.nan) for far, column in THRESHOLDS.items()},
+        "threshold_3000_pairs": math.nan if few else metrics.pairs_threshold(scores, pairs.same, 1e-3),
         "gender_accuracy": gender_accuracy(embeddings, faces),
     }
 
@@ -184,25 +197,43 @@ def register(path: str | Path, figures: dict[str, float]) -> dict:
         The row.
     """
     path = Path(path)
-    state, metadata = read_weights(path)
+    metadata = read_weights(path)[1]
     recipe = metadata["recipe"]
     row = {column: recipe[column] for column in RECIPE_COLUMNS}
     row |= {"identities": metadata["identities"], "images": metadata["images"]}
-    row |= {"epochs": recipe["epochs"], "seed": recipe["seed"], "file": path.name, "sha256": file_sha256(path)}
+    row |= {
+        "epochs": recipe["epochs"],
+        "seed": recipe["seed"],
+        "file": path.name,
+        "sha256": file_sha256(path),
+    }
     row["parameters"] = _parameters(recipe)
     row |= {column: figures[column] for column in FIGURES}
     table = path.with_name("zoo.csv")
-    with open(path.with_name(".zoo.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path.parent):
         rows = {}
         if table.is_file():
             with open(table, newline="") as file:
                 rows = {earlier["name"]: earlier for earlier in csv.DictReader(file)}
         rows[row["name"]] = row
-        ordered = [*(name for name in RECIPES if name in rows), *(name for name in rows if name not in RECIPES)]
+        ordered = [
+            *(name for name in RECIPES if name in rows),
+            *(name for name in rows if name not in RECIPES),
+        ]
         frame = pd.DataFrame([{c: _printed(rows[name][c]) for c in COLUMNS} for name in ordered])
         write_atomically(table, frame.to_csv(index=False, lineterminator="\n").encode())
     return row
+
+
+@contextlib.contextmanager
+def _locked(folder: Path):
+    """Hold a folder against other processes; the lock goes with the process and leaves no file."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _parameters(recipe: dict) -> int:
@@ -214,9 +245,6 @@ def _printed(value):
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _unless_too_few(threshold) -> float:
-    """A threshold, or nan where the benchmark has too few impostor pairs to resolve its false accept rate."""
-    try:
-        return float(threshold())
-    except ValueError:
-        return math.nan
+def _impostor_pairs(identity: np.ndarray) -> int:
+    counts = np.unique(identity, return_counts=True)[1]
+    return int(len(identity) ** 2 - (counts**2).sum()) // 2

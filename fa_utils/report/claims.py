@@ -29,8 +29,8 @@ MARKS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?"}
 RUNS = ("printed", "published", "live")
 
 STYLE = """<style>
-.fa-verdict{border-left:.3em solid var(--fa-verdict);padding-left:.4em;font-weight:600;white-space:nowrap}
-.fa-holds{--fa-verdict:#1a9850}.fa-fails{--fa-verdict:#d7301f}.fa-undecided{--fa-verdict:#8a8a8a}
+.frt-verdict{border-left:.3em solid var(--frt-verdict);padding-left:.4em;font-weight:600;white-space:nowrap}
+.frt-holds{--frt-verdict:#1a9850}.frt-fails{--frt-verdict:#d7301f}.frt-undecided{--frt-verdict:#8a8a8a}
 </style>"""
 
 
@@ -266,8 +266,8 @@ def verdict_table(claims: Sequence[Claim], *, caption: str = "The paper's claims
         for name in ("", "claim", "as printed", "published", "live")
     )
     body = "".join(
-        f'<tr><th scope="row">{claim.number}</th>'
-        f'<td class="fa-text">{escape(claim.statement)}<small>{escape(claim.where)}</small></td>'
+        f'<tr><th scope="row" style="min-width:0">{claim.number}</th>'
+        f'<td class="frt-text">{escape(claim.statement)}<small>{escape(claim.where)}</small></td>'
         + "".join(_evidence_cell(getattr(claim, run)) for run in RUNS)
         + "</tr>"
         for claim in claims
@@ -364,13 +364,13 @@ def _size(evidence: Evidence) -> str:
 
 def _evidence_cell(evidence: Evidence | None) -> str:
     if evidence is None:
-        return f'<td class="fa-text" style="min-width:0">{DASH}</td>'
+        return f'<td class="frt-text" style="min-width:0">{DASH}</td>'
     detail = f'<small style="white-space:normal">{escape(evidence.detail)}</small>' if evidence.detail else ""
     word = f"{MARKS[evidence.verdict]} {evidence.verdict}"
     return (
-        f'<td class="fa-text" style="min-width:11em">'
-        f'<span class="fa-verdict fa-{evidence.verdict}">{word}</span>'
-        f"<small>{escape(_size(evidence))}</small>{detail}</td>"
+        f'<td class="frt-text" style="min-width:9em">'
+        f'<span class="frt-verdict frt-{evidence.verdict}">{word}</span>'
+        f'<small style="white-space:normal">{escape(_size(evidence))}</small>{detail}</td>'
     )
 
 

@@ -34,7 +34,6 @@ HOUSE = {
     "axes.grid": True,
     "grid.color": "#dddddd",
     "font.size": 10,
-    "legend.frameon": False,
 }
 
 
@@ -53,7 +52,7 @@ class Picture:
             'style="max-width:100%;height:auto;border-radius:6px">'
         )
         caption = (
-            f'<figcaption style="font-size:.85em">{escape(self.caption)}</figcaption>' if self.caption else ""
+            f'<figcaption style="color:inherit">{escape(self.caption)}</figcaption>' if self.caption else ""
         )
         return f'<figure style="margin:1em 0">{image}{caption}</figure>'
 
@@ -143,11 +142,11 @@ def lines(
     if y_range:
         ax.set_ylim(*y_range)
     if curves:
-        ax.legend()
+        ax.legend(frameon=False)
     return fig
 
 
-def distance_curves(panels: dict, *, y_label: str = "mean distance to the target (L2)") -> Figure:
+def distance_curves(panels: dict, *, y_label: str = "mean distance (L2)") -> Figure:
     """Distance against iteration, one panel a method, one line a network (Fig. 5 of paper 3).
 
     Parameters
@@ -171,7 +170,7 @@ def distance_curves(panels: dict, *, y_label: str = "mean distance to the target
     for ax in list(axes.flat)[len(panels) :]:
         ax.remove()
     handles, names = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, names, loc="outside lower center", ncols=2)
+    fig.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
     return fig
 
 
@@ -187,7 +186,7 @@ def roc(curves: dict, *, title: str = "", far_floor: float = 1e-4) -> Figure:
     ax.set_xscale("log")
     ax.set_xlim(far_floor, 1)
     ax.set_ylim(-0.02, 1.02)
-    ax.legend()
+    ax.legend(frameon=False)
     return fig
 
 

@@ -116,6 +116,8 @@ def result_row(metric: str, interval, n_pairs: int, **cell) -> dict:
 def results_frame(rows, **shared) -> pd.DataFrame:
     """Rows (dicts or a frame) plus shared columns as a validated frame with the columns ``COLUMNS``.
 
+    What a row says itself (say ``steps``, where methods differ) is kept; ``shared`` fills the rest.
+
     Examples
     --------
     >>> results_frame(rows, chapter="3_dfanet", table="Table II", **provenance(...))   # doctest: +SKIP
@@ -127,7 +129,9 @@ def results_frame(rows, **shared) -> pd.DataFrame:
         that does not hold its value, a pair count below 1, or two rows for one cell. The message names the
         row.
     """
-    frame = pd.DataFrame(rows).assign(**shared)
+    frame = pd.DataFrame(rows)
+    for name, value in shared.items():
+        frame[name] = frame[name].where(frame[name].notna(), value) if name in frame else value
     _check_columns(frame)
     for column, default in _OPTIONAL.items():
         if column not in frame:

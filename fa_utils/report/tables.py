@@ -15,26 +15,29 @@ from fa_utils.report.results import METRICS, unknown
 COLUMN_NAMES = ("paper", "published", "live")
 DASH = "–"
 
-# Colors come from the theme (pydata-sphinx-theme), with a fallback for Jupyter.
+# Colors come from the theme (pydata-sphinx-theme), with a fallback for Jupyter. Class names must not begin
+# with "fa-" (the theme's icon font would put icons into them), and a table must be a "dataframe" (the theme
+# puts any other HTML output on a light ground in dark mode).
 STYLE = """<style>
-.fa-scroll{overflow-x:auto;max-width:100%;margin:1em 0}
-.fa-table{border-collapse:collapse;font-size:.85em;font-variant-numeric:tabular-nums;margin:0;width:auto}
-.fa-table caption{caption-side:top;text-align:left;color:inherit;padding:.3em 0}
-.fa-table th,.fa-table td{padding:.25em .55em;border:0;text-align:right;vertical-align:top}
-.fa-table th,.fa-table td{background:none;color:inherit}
-.fa-table th{font-weight:600}
-.fa-table thead th{border-bottom:1px solid var(--pst-color-border,#8888);vertical-align:bottom}
-.fa-table tbody th,.fa-table td.fa-text{text-align:left}
-.fa-table tbody th[scope=row]{position:sticky;left:0;font-weight:500}
-.fa-table tbody th[scope=row]{background:var(--pst-color-background,Canvas)}
-.fa-table tbody th[scope=rowgroup]{border-top:1px solid var(--pst-color-border,#8888);padding-top:.5em}
-.fa-table .fa-first{border-left:1px solid var(--pst-color-border,#8888)}
-.fa-table .fa-live{background:var(--pst-color-surface,#8881)}
-.fa-table .fa-head{text-align:center}
-.fa-table small{display:block;opacity:.85;white-space:nowrap}
-.fa-table td{white-space:nowrap}
-.fa-table td.fa-text{white-space:normal;min-width:14em}
-.fa-note{font-size:.85em;margin:.3em 0 0}
+.frt-scroll{overflow-x:auto;max-width:100%;margin:1em 0}
+.frt-table{border-collapse:collapse;font-size:.85em;font-variant-numeric:tabular-nums;margin:0}
+.frt-scroll table.frt-table{width:auto;max-width:none}
+.frt-table caption{caption-side:top;text-align:left;color:inherit;padding:.3em 0}
+.frt-table th,.frt-table td{padding:.25em .55em;border:0;text-align:right;vertical-align:top}
+.frt-table th,.frt-table td{background:none;color:inherit}
+.frt-table th{font-weight:600}
+.frt-table thead th{border-bottom:1px solid var(--pst-color-border,#8888);vertical-align:bottom}
+.frt-table tbody th,.frt-table td.frt-text{text-align:left}
+.frt-table tbody th[scope=row]{position:sticky;left:0;font-weight:500;min-width:6.5em}
+.frt-table tbody th[scope=row]{background:var(--pst-color-background,Canvas)}
+.frt-table tbody th[scope=rowgroup]{border-top:1px solid var(--pst-color-border,#8888);padding-top:.5em}
+.frt-table .frt-first{border-left:1px solid var(--pst-color-border,#8888)}
+.frt-table .frt-live{background:var(--pst-color-surface,#8881)}
+.frt-table .frt-head{text-align:center}
+.frt-table small{display:block;font-size:.92em;opacity:.85;white-space:nowrap}
+.frt-table td{white-space:nowrap}
+.frt-table td.frt-text{white-space:normal;min-width:14em}
+.frt-note{font-size:.85em;margin:.3em 0 0}
 </style>"""
 
 
@@ -139,8 +142,8 @@ def wrap(rows: str, caption: str, after: str = "") -> str:
     caption."""
     label = escape(caption, quote=True)
     return (
-        f'{STYLE}<div class="fa-scroll" role="region" tabindex="0" aria-label="{label}">'
-        f'<table class="fa-table">'
+        f'{STYLE}<div class="frt-scroll" role="region" tabindex="0" aria-label="{label}">'
+        f'<table class="dataframe frt-table">'
         f"<caption>{escape(caption)}</caption>{rows}</table></div>{after}"
     )
 
@@ -199,7 +202,7 @@ def _cells(frame, name, index, columns, metric, beside, digits, intervals) -> di
             decimals_here = 3 if METRICS[part][0] in ("cosine", "L2") else decimals
             mark = "†" if row.get("suspicious") is True else ""
             lines = [f"{row['value']:.{decimals_here}f}{mark}"]
-            if intervals and np.isfinite(row.get("ci_low", np.nan)):
+            if intervals and part == metric and np.isfinite(row.get("ci_low", np.nan)):
                 lines.append(f"[{row['ci_low']:.{decimals_here}f}, {row['ci_high']:.{decimals_here}f}]")
             cells.setdefault(key, []).append(" ".join(lines))
     return cells
@@ -226,7 +229,7 @@ def _notes(paper, metric) -> list[str]:
 def _html(rows, heads, cells, titles, notes, caption, index, columns, show, metric, beside) -> str:
     corner = f'<th rowspan="2" scope="col"{_left(True)}>{escape(index[-1])}</th>'
     top = "".join(
-        f'<th scope="colgroup" colspan="3" class="fa-first fa-head">{escape(show(head))}</th>'
+        f'<th scope="colgroup" colspan="3" class="frt-first frt-head">{escape(show(head))}</th>'
         for head in heads
     )
     second = "".join(_head(name, titles[name]) for _ in heads for name in COLUMN_NAMES)
@@ -251,8 +254,8 @@ def _html(rows, heads, cells, titles, notes, caption, index, columns, show, metr
         f"; below it {_words(beside)} ({METRICS[beside][0]})" if beside else ""
     )
     legend += f"; columns: {columns}; {DASH} not available"
-    after = f'<p class="fa-note">{escape(legend)}.</p>' + "".join(
-        f'<p class="fa-note">† {escape(note)}.</p>' for note in notes
+    after = f'<p class="frt-note">{escape(legend)}.</p>' + "".join(
+        f'<p class="frt-note">† {escape(note)}.</p>' for note in notes
     )
     return wrap(
         f"{colgroups}<thead><tr>{corner}{top}</tr><tr>{second}</tr></thead>{''.join(body)}", caption, after
@@ -275,7 +278,7 @@ def _cell(name, lines) -> str:
 
 
 def _classes(name) -> str:
-    return {"paper": "fa-paper fa-first", "published": "fa-published", "live": "fa-live"}[name]
+    return {"paper": "frt-paper frt-first", "published": "frt-published", "live": "frt-live"}[name]
 
 
 def _words(metric) -> str:
@@ -307,7 +310,7 @@ def grid(lines: list[list[str]]) -> str:
 
 
 def _plain_row(line, numeric) -> str:
-    number, text = "<td>", '<td class="fa-text">'
+    number, text = "<td>", '<td class="frt-text">'
     cells = [
         (number if is_number else text) + f"{escape(cell)}</td>"
         for cell, is_number in zip(line[1:], numeric[1:])
