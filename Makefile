@@ -32,20 +32,21 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(VENV)/bin/pip install --no-deps --no-build-isolation -qq --editable .
 	touch $@
 
+# What asks for torchvision goes in without its dependencies, as above.
 TORCH := torch==2.13.0
 PINS := jupyter-book==1.0.4.post1 sphinx-book-theme==1.2.0
-WITHOUT_DEPENDENCIES := onnx2torch torchattacks
+ALONE := onnx2torch torchattacks
+WANTED = $(PYTHON) -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+  wanted = project['dependencies'] + sum(project['optional-dependencies'].values(), []); \
+  print(*(name for name in wanted if name.startswith(tuple('$(ALONE)'.split())) is $(1)))"
 
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -qq $(TORCH)
-	.venv-lock/bin/pip install -qq $(TORCH) $(PINS) setuptools $$($(PYTHON) -c "import tomllib; \
-	  project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-	  wanted = project['dependencies'] + sum(project['optional-dependencies'].values(), []); \
-	  print(*(name for name in wanted if not name.startswith(tuple('$(WITHOUT_DEPENDENCIES)'.split()))))")
-	.venv-lock/bin/pip install -qq --no-deps $(WITHOUT_DEPENDENCIES)
+	.venv-lock/bin/pip install -qq $(TORCH) $(PINS) setuptools $$($(call WANTED,False))
+	.venv-lock/bin/pip install -qq --no-deps $$($(call WANTED,True))
 	{ echo '# Every package of the environment. Made by "make lock"; install it with "make venv".'; \
-	  .venv-lock/bin/pip freeze --all | grep -v '^pip=='  | sed 's/+cpu$$//'; } > requirements.lock
+	  .venv-lock/bin/pip freeze --all | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf .venv-lock
 
 clean:

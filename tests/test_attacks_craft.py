@@ -127,7 +127,9 @@ def test_checkpoints_are_kept_apart_by_all_that_matters(encoder, pair, attack, t
         assert len(list(tmp_path.iterdir())) == count
 
 
-def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(encoder, pair, attack, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(
+    encoder, pair, attack, tmp_path, monkeypatch
+):
     module = sys.modules["fa_utils.attacks.craft"]
     replace = os.replace
     made = []
@@ -144,7 +146,9 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(encoder, p
     assert [path.name for path in tmp_path.glob("*/*")] == ["unit-00000.npz"]
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_the_work(encoder, pair, attack, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(
+    encoder, pair, attack, tmp_path, monkeypatch
+):
     calls = count_runs(monkeypatch)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write checkpoints to .*; give a writable folder"):
@@ -157,16 +161,23 @@ def test_dodging_needs_no_target(encoder, pair):
     assert result.zero_gradients == 7
 
 
-@pytest.mark.parametrize(("change", "error", "message"), [
-    ({"source": np.zeros((2, 3, 16, 16), np.float32)}, TypeError, "source must be a uint8 array.*got float32"),
-    ({"source": [1]}, TypeError, "source must be a uint8 array.*got list"),
-    ({"target": faces(6, 2)}, ValueError, r"target has shape \(6, 3, 16, 16\), source \(7, 3, 16, 16\)"),
-    ({"source": faces(7, 1)[:0]}, ValueError, "source is empty"),
-    ({"source": faces(7, 1)[0]}, ValueError, r"source must have shape \(N, 3, H, W\)"),
-    ({"unit": 0}, ValueError, "unit must be a whole number of at least 1, got 0"),
-    ({"snapshots": (STEPS + 1,)}, ValueError, "snapshots holds 5"),
-    ({"keys": [1]}, ValueError, "keys has 1 entries for 7 images"),
-])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"source": np.zeros((2, 3, 16, 16), np.float32)},
+            TypeError,
+            "source must be a uint8 array.*got float32",
+        ),
+        ({"source": [1]}, TypeError, "source must be a uint8 array.*got list"),
+        ({"target": faces(6, 2)}, ValueError, r"target has shape \(6, 3, 16, 16\), source \(7, 3, 16, 16\)"),
+        ({"source": faces(7, 1)[:0]}, ValueError, "source is empty"),
+        ({"source": faces(7, 1)[0]}, ValueError, r"source must have shape \(N, 3, H, W\)"),
+        ({"unit": 0}, ValueError, "unit must be a whole number of at least 1, got 0"),
+        ({"snapshots": (STEPS + 1,)}, ValueError, "snapshots holds 5"),
+        ({"keys": [1]}, ValueError, "keys has 1 entries for 7 images"),
+    ],
+)
 def test_bad_input(encoder, pair, attack, change, error, message):
     given = {"source": pair[0], "target": pair[1], "progress": False, **change}
     with pytest.raises(error, match=message):
@@ -185,17 +196,24 @@ def test_grid_keeps_order():
 
 def test_grid_in_processes_of_one_thread():
     records = run_grid([4, 2], halve, workers=2, progress=False)
-    assert [(record["spec"], record["half"], record["threads"]) for record in records] == [(4, 2, 1), (2, 1, 1)]
+    assert [(record["spec"], record["half"], record["threads"]) for record in records] == [
+        (4, 2, 1),
+        (2, 1, 1),
+    ]
 
 
 def test_grid_goes_on_after_a_failure_and_names_it():
-    with pytest.raises(GridError, match="2 of 4 runs failed:\n1: ValueError: 1 is odd\n3: ValueError: 3 is odd") as caught:
+    with pytest.raises(
+        GridError, match="2 of 4 runs failed:\n1: ValueError: 1 is odd\n3: ValueError: 3 is odd"
+    ) as caught:
         run_grid([1, 2, 3, 4], halve, progress=False)
     assert [record.get("half") for record in caught.value.records] == [None, 1, None, 2]
     assert "Traceback" in caught.value.records[0]["error"]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(([], halve), "specs is empty"), (([1], halve), "workers")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(([], halve), "specs is empty"), (([1], halve), "workers")]
+)
 def test_bad_grid(arguments, message):
     with pytest.raises(ValueError, match=message):
         run_grid(*arguments, workers=0 if arguments[0] else 1)
@@ -204,5 +222,7 @@ def test_bad_grid(arguments, message):
 def test_impersonation_comes_closer(encoder, pair):
     """End to end: the stored bytes are nearer to the target than the source was."""
     result = craft(Attack(objective=Impersonate(), steps=10), encoder, *pair, progress=False)
-    before, after, goal = (encoder(torch.from_numpy(x).float() / 255) for x in (pair[0], result.images, pair[1]))
+    before, after, goal = (
+        encoder(torch.from_numpy(x).float() / 255) for x in (pair[0], result.images, pair[1])
+    )
     assert ((after - goal).norm(dim=1) < (before - goal).norm(dim=1)).all()

@@ -54,13 +54,16 @@ def test_plain_attack_is_the_update_rule(encoder, pair):
     assert torch.equal(attack(steps=15)(encoder, *pair), plain_loop(encoder, *pair, steps=15))
 
 
-@pytest.mark.parametrize("neutral", [
-    {"surrogate": [FeatureDropout(0.0)]},
-    {"inputs": [DiverseInput(p=0.0)]},
-    {"inputs": [DiverseResize(p=0.0)]},
-    {"gradient": [Momentum(0.0)]},
-    {"weights": [1.0]},
-])
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"surrogate": [FeatureDropout(0.0)]},
+        {"inputs": [DiverseInput(p=0.0)]},
+        {"inputs": [DiverseResize(p=0.0)]},
+        {"gradient": [Momentum(0.0)]},
+        {"weights": [1.0]},
+    ],
+)
 def test_neutral_settings_give_the_plain_attack_bit_for_bit(pair, neutral):
     encoder = tiny_encoder(dtype=torch.float32)
     pair = [images.float() for images in pair]
@@ -92,7 +95,9 @@ def test_distances_differ_for_an_ensemble(pair):
 def test_ensemble_sums_weighted_gradients(pair):
     first, second = tiny_encoder(1), tiny_encoder(2)
     plain = attack(gradient=[Momentum()])
-    assert torch.equal(attack(weights=[1, 0], gradient=[Momentum()])([first, second], *pair), plain(first, *pair))
+    assert torch.equal(
+        attack(weights=[1, 0], gradient=[Momentum()])([first, second], *pair), plain(first, *pair)
+    )
     mixed = plain.run([first, second], *pair)
     for other in (first, second):
         assert not torch.equal(mixed.images, plain(other, *pair))
@@ -122,13 +127,16 @@ def test_stays_in_the_ball_off_the_grid(encoder):
     assert result.max() <= 1
 
 
-@pytest.mark.parametrize("parts", [
-    {},
-    EVERYTHING,
-    {"inputs": [DiverseResize(p=0.5)], "random_start": True},
-    {"surrogate": [FeatureDropout(0.1, noise="gaussian", target="clean", rescale=True)]},
-    {"surrogate": [FeatureDropout(0.1, frozen=True)], "inputs": [DiverseInput(p=0.5)]},
-])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        EVERYTHING,
+        {"inputs": [DiverseResize(p=0.5)], "random_start": True},
+        {"surrogate": [FeatureDropout(0.1, noise="gaussian", target="clean", rescale=True)]},
+        {"surrogate": [FeatureDropout(0.1, frozen=True)], "inputs": [DiverseInput(p=0.5)]},
+    ],
+)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_results_do_not_depend_on_the_batch(encoder, pair, parts, batch):
     run = attack(**parts)
@@ -142,7 +150,7 @@ def test_results_do_not_depend_on_the_batch(encoder, pair, parts, batch):
 
 
 def test_other_parts_do_not_shift_a_stream(encoder, pair):
-    """The masks that a dropout draws are the same alone, beside an input part, and beside another kind of part."""
+    """A dropout draws the same masks alone, beside an input part, and beside other kinds of parts."""
     drawn = []
 
     class Spy(FeatureDropout):
@@ -193,7 +201,9 @@ def test_a_gradient_that_stays_zero_neither_freezes_nor_becomes_nan(encoder, pai
 def test_a_non_finite_gradient_names_the_images(encoder, pair):
     class Broken(Impersonate):
         def loss(self, prediction, reference):
-            return super().loss(prediction, reference) * torch.tensor([1, 1, float("nan"), 1, 1, float("inf"), 1])
+            return super().loss(prediction, reference) * torch.tensor(
+                [1, 1, float("nan"), 1, 1, float("inf"), 1]
+            )
 
     keys = [f"face-{i}" for i in range(7)]
     with pytest.raises(NonFiniteGradient, match="2 of 7 images.*face-2, face-5") as caught:
@@ -259,71 +269,89 @@ def test_label_attacks_reach_for_the_predicted_label(encoder, pair):
 def test_pickles_and_reads_well():
     run = preset("dfanet_di_m_fim", seed=3)
     assert pickle.loads(pickle.dumps(run)) == run
-    assert repr(run).startswith("Attack(objective=Impersonate(distance='l2'), eps=10/255, step_size=1/255, steps=1500,")
+    assert repr(run).startswith(
+        "Attack(objective=Impersonate(distance='l2'), eps=10/255, step_size=1/255, steps=1500,"
+    )
     assert "gradient=[Momentum(mu=1.0, norm='mean_abs')], seed=3)" in repr(run)
     assert "eps=0.03," in repr(attack(eps=0.03))
 
 
-@pytest.mark.parametrize(("options", "error", "message"), [
-    ({"eps": 10}, ValueError, r"eps must lie in \(0, 1\].*got 10; for 10 grey levels write 10 / 255"),
-    ({"eps": 0}, ValueError, "eps must lie in"),
-    ({"eps": float("nan")}, ValueError, "eps must lie in"),
-    ({"eps": "0.1"}, ValueError, "eps must lie in"),
-    ({"step_size": -1 / 255}, ValueError, "step_size must lie in"),
-    ({"steps": 0}, ValueError, "steps must be a whole number of at least 1, got 0"),
-    ({"steps": 1.5}, ValueError, "steps must be a whole number"),
-    ({"seed": "x"}, ValueError, "seed must be a whole number"),
-    ({"weights": [1, float("inf")]}, ValueError, "weights must be finite"),
-    ({"weights": [0, 0]}, ValueError, "weights must be finite"),
-    ({"gradient": Momentum()}, TypeError, r"gradient must be a list of parts.*write gradient=\[...\]"),
-    ({"gradient": [DiverseInput]}, TypeError, "is no part of this slot"),
-    ({"inputs": [FeatureDropout()]}, TypeError, "is no part of this slot"),
-    ({"objective": "impersonate"}, TypeError, "objective must be an objective such as Impersonate"),
-])
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"eps": 10}, ValueError, r"eps must lie in \(0, 1\].*got 10; for 10 grey levels write 10 / 255"),
+        ({"eps": 0}, ValueError, "eps must lie in"),
+        ({"eps": float("nan")}, ValueError, "eps must lie in"),
+        ({"eps": "0.1"}, ValueError, "eps must lie in"),
+        ({"step_size": -1 / 255}, ValueError, "step_size must lie in"),
+        ({"steps": 0}, ValueError, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": 1.5}, ValueError, "steps must be a whole number"),
+        ({"seed": "x"}, ValueError, "seed must be a whole number"),
+        ({"weights": [1, float("inf")]}, ValueError, "weights must be finite"),
+        ({"weights": [0, 0]}, ValueError, "weights must be finite"),
+        ({"gradient": Momentum()}, TypeError, r"gradient must be a list of parts.*write gradient=\[...\]"),
+        ({"gradient": [DiverseInput]}, TypeError, "is no part of this slot"),
+        ({"inputs": [FeatureDropout()]}, TypeError, "is no part of this slot"),
+        ({"objective": "impersonate"}, TypeError, "objective must be an objective such as Impersonate"),
+    ],
+)
 def test_bad_settings(options, error, message):
     with pytest.raises(error, match=message):
         attack(**options)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: FeatureDropout(1.0), r"must lie in \[0, 1\), got 1.0"),
-    (lambda: FeatureDropout(float("nan")), r"must lie in \[0, 1\), got nan"),
-    (lambda: FeatureDropout(target="wrong"), "target must be one of"),
-    (lambda: FeatureDropout(noise="uniform"), "noise must be one of"),
-    (lambda: DiverseInput(p=1.5), r"p must lie in \[0, 1\], got 1.5"),
-    (lambda: DiverseInput(affine=(0.2, 0.1)), "affine must be a pair"),
-    (lambda: DiverseResize(scale=(0.9, 1.2)), "scale must be a pair.*<= 1"),
-    (lambda: Momentum(-1), "mu must be finite and at least 0"),
-    (lambda: Momentum(norm="linf"), "norm must be one of"),
-    (lambda: Impersonate("cosin"), "did you mean 'cosine'"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FeatureDropout(1.0), r"must lie in \[0, 1\), got 1.0"),
+        (lambda: FeatureDropout(float("nan")), r"must lie in \[0, 1\), got nan"),
+        (lambda: FeatureDropout(target="wrong"), "target must be one of"),
+        (lambda: FeatureDropout(noise="uniform"), "noise must be one of"),
+        (lambda: DiverseInput(p=1.5), r"p must lie in \[0, 1\], got 1.5"),
+        (lambda: DiverseInput(affine=(0.2, 0.1)), "affine must be a pair"),
+        (lambda: DiverseResize(scale=(0.9, 1.2)), "scale must be a pair.*<= 1"),
+        (lambda: Momentum(-1), "mu must be finite and at least 0"),
+        (lambda: Momentum(norm="linf"), "norm must be one of"),
+        (lambda: Impersonate("cosin"), "did you mean 'cosine'"),
+    ],
+)
 def test_bad_parts(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-@pytest.mark.parametrize(("change", "error", "message"), [
-    (lambda x: x * 255, ValueError, r"source must lie in \[0, 1\].*divide by 255"),
-    (lambda x: x - 0.5, ValueError, r"source must lie in \[0, 1\]"),
-    (lambda x: x.where(x != x[2, 0, 0, 0], torch.nan), ValueError, "source holds NaN"),
-    (lambda x: (x * 255).to(torch.uint8), TypeError, "source must be float32 or float64, got torch.uint8"),
-    (lambda x: x.numpy(), TypeError, "source must be a torch tensor, got ndarray"),
-    (lambda x: x[0], ValueError, r"source must have shape \(B, 3, H, W\), got \(3, 16, 16\)"),
-    (lambda x: x[:, :1], ValueError, r"source must have shape \(B, 3, H, W\)"),
-    (lambda x: x[:0], ValueError, "source is empty"),
-    (lambda x: x[:3], ValueError, r"target has shape \(7, 3, 16, 16\), source \(3, 3, 16, 16\)"),
-    (lambda x: x.float(), TypeError, "target is torch.float64, source torch.float32"),
-])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x * 255, ValueError, r"source must lie in \[0, 1\].*divide by 255"),
+        (lambda x: x - 0.5, ValueError, r"source must lie in \[0, 1\]"),
+        (lambda x: x.where(x != x[2, 0, 0, 0], torch.nan), ValueError, "source holds NaN"),
+        (
+            lambda x: (x * 255).to(torch.uint8),
+            TypeError,
+            "source must be float32 or float64, got torch.uint8",
+        ),
+        (lambda x: x.numpy(), TypeError, "source must be a torch tensor, got ndarray"),
+        (lambda x: x[0], ValueError, r"source must have shape \(B, 3, H, W\), got \(3, 16, 16\)"),
+        (lambda x: x[:, :1], ValueError, r"source must have shape \(B, 3, H, W\)"),
+        (lambda x: x[:0], ValueError, "source is empty"),
+        (lambda x: x[:3], ValueError, r"target has shape \(7, 3, 16, 16\), source \(3, 3, 16, 16\)"),
+        (lambda x: x.float(), TypeError, "target is torch.float64, source torch.float32"),
+    ],
+)
 def test_bad_images(encoder, pair, change, error, message):
     with pytest.raises(error, match=message):
         attack()(encoder, change(pair[0]), pair[1])
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"keys": [1, 2]}, "keys has 2 entries for 7 images"),
-    ({"keys": [0, 1, 2, 3, 4, 5, 5]}, "keys must be unique, but '5'"),
-    ({"snapshots": [9]}, "snapshots holds 9; accepted are whole steps from 1 to 8"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keys": [1, 2]}, "keys has 2 entries for 7 images"),
+        ({"keys": [0, 1, 2, 3, 4, 5, 5]}, "keys must be unique, but '5'"),
+        ({"snapshots": [9]}, "snapshots holds 9; accepted are whole steps from 1 to 8"),
+    ],
+)
 def test_bad_run(encoder, pair, options, message):
     with pytest.raises(ValueError, match=message):
         attack().run(encoder, *pair, **options)

@@ -76,12 +76,15 @@ def test_frozen_mask_is_drawn_once():
     assert all(torch.equal(mask, masks[0]) for mask in masks)
 
 
-@pytest.mark.parametrize(("options", "mean", "variance"), [
-    ({}, 0.9, 0.09),
-    ({"rescale": True}, 1.0, 0.09 / 0.81),
-    ({"noise": "gaussian"}, 0.9, 0.09),
-    ({"noise": "gaussian", "rescale": True}, 1.0, 0.09 / 0.81),
-])
+@pytest.mark.parametrize(
+    ("options", "mean", "variance"),
+    [
+        ({}, 0.9, 0.09),
+        ({"rescale": True}, 1.0, 0.09 / 0.81),
+        ({"noise": "gaussian"}, 0.9, 0.09),
+        ({"noise": "gaussian", "rescale": True}, 1.0, 0.09 / 0.81),
+    ],
+)
 def test_noise_has_the_stated_moments(options, mean, variance):
     values = torch.cat([mask.flatten() for mask in record(p=0.1, target="clean", steps=40, **options)[1:]])
     error = (variance / len(values)) ** 0.5
@@ -139,7 +142,9 @@ def test_hooks_are_removed_also_after_an_error():
         assert hooks_of(first) == hooks_of(second) == 0
         assert all(parameter.requires_grad for parameter in second.parameters())
     missing = dropout_attack(layers="nothing")
-    with pytest.raises(ValueError, match="layers='nothing' matches no convolution; there are: backbone.conv1"):
+    with pytest.raises(
+        ValueError, match="layers='nothing' matches no convolution; there are: backbone.conv1"
+    ):
         missing(first, *pair)
     assert hooks_of(first) == 0
 
@@ -251,18 +256,24 @@ class Classifier(nn.Module):
         return self.encoder.logits(images)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [
-    ({"steps": 1, "step_size": 8 / 255}, lambda m: torchattacks.FGSM(m, eps=8 / 255)),
-    ({"steps": 10}, lambda m: torchattacks.PGD(m, eps=8 / 255, alpha=2 / 255, steps=10, random_start=False)),
-    (
-        {"steps": 10, "gradient": [Momentum(1.0)]},
-        lambda m: torchattacks.MIFGSM(m, eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0),
-    ),
-    (
-        {"steps": 10, "gradient": [Momentum(0.5)]},
-        lambda m: torchattacks.MIFGSM(m, eps=8 / 255, alpha=2 / 255, steps=10, decay=0.5),
-    ),
-])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"steps": 1, "step_size": 8 / 255}, lambda m: torchattacks.FGSM(m, eps=8 / 255)),
+        (
+            {"steps": 10},
+            lambda m: torchattacks.PGD(m, eps=8 / 255, alpha=2 / 255, steps=10, random_start=False),
+        ),
+        (
+            {"steps": 10, "gradient": [Momentum(1.0)]},
+            lambda m: torchattacks.MIFGSM(m, eps=8 / 255, alpha=2 / 255, steps=10, decay=1.0),
+        ),
+        (
+            {"steps": 10, "gradient": [Momentum(0.5)]},
+            lambda m: torchattacks.MIFGSM(m, eps=8 / 255, alpha=2 / 255, steps=10, decay=0.5),
+        ),
+    ],
+)
 def test_agrees_with_torchattacks(ours, theirs):
     """In float64, where rounding does not decide signs, all pixels agree after ten steps."""
     encoder, images = tiny_encoder(), pictures(8, 3)
@@ -275,7 +286,9 @@ def test_agrees_with_torchattacks(ours, theirs):
 
 def test_agrees_with_torchattacks_on_a_face_network_in_float64():
     torch.manual_seed(0)
-    encoder = FaceEncoder(build_backbone("ires"), name="ires", input_size=56, classifier=nn.Linear(128, 20)).double()
+    encoder = FaceEncoder(
+        build_backbone("ires"), name="ires", input_size=56, classifier=nn.Linear(128, 20)
+    ).double()
     images = pictures(2, 3, size=112)
     labels = encoder.logits(images).argmax(1)
     run = Attack(objective=LabelDodge(), eps=8 / 255, step_size=2 / 255, steps=10, gradient=[Momentum()])
@@ -305,13 +318,19 @@ def test_presets_are_the_published_compositions():
     assert preset("fim", surrogate=[FeatureDropout(0.2)], step_size=2 / 255).step_size == 2 / 255
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: preset("dfanet_di_mfim"), "did you mean 'dfanet_di_m_fim'"),
-    (lambda: preset("fim", stepsize=0.1), "unknown parameter of Attack 'stepsize'; did you mean 'step_size'"),
-    (lambda: preset("ffm", steps=13), "takes one step"),
-    (lambda: preset("dfanet_fim", drop=1.2), "must lie in"),
-    (lambda: preset("fim", eps=3), "for 3 grey levels write 3 / 255"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: preset("dfanet_di_mfim"), "did you mean 'dfanet_di_m_fim'"),
+        (
+            lambda: preset("fim", stepsize=0.1),
+            "unknown parameter of Attack 'stepsize'; did you mean 'step_size'",
+        ),
+        (lambda: preset("ffm", steps=13), "takes one step"),
+        (lambda: preset("dfanet_fim", drop=1.2), "must lie in"),
+        (lambda: preset("fim", eps=3), "for 3 grey levels write 3 / 255"),
+    ],
+)
 def test_bad_presets(call, message):
     with pytest.raises(ValueError, match=message):
         call()

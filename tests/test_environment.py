@@ -52,11 +52,7 @@ def test_the_lock_is_complete():
                and LOCK.get(canonicalize_name(requirement.name), "0") not in requirement.specifier
                # The CUDA libraries that some builds of torch ask for are torch's own business.
                and name != "torch"]
-    # torchattacks and jupyter-book are stricter on paper than in fact: see ALLOWED.
-    assert [line for line in missing if line not in ALLOWED] == []
-
-
-ALLOWED: set[str] = set()
+    assert missing == []
 
 
 def test_what_is_installed_is_what_the_lock_says():
@@ -97,7 +93,7 @@ def _code(folder: str) -> str:
     ("fa_utils", PROJECT["dependencies"]),
     ("notebooks", PROJECT["dependencies"]),
     ("benchmarks", PROJECT["dependencies"] + EXTRAS["test"]),
-    ("tests", PROJECT["dependencies"] + EXTRAS["test"]),
+    ("tests", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["book"]),
 ])
 def test_what_is_imported_is_declared(folder, declared):
     providers = importlib.metadata.packages_distributions()

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fa_utils.attacks.engine import total_change
-
 NORMS = ("mean_abs", "l1", "l2")
 
 
@@ -53,7 +51,8 @@ class _MomentumState:
         if self.total is None:
             self.total = gradient / size
         else:
-            self.total.mul_(self.part.mu).addcdiv_(gradient, size)
+            total = self.total if self.part.mu == 1 else self.total.mul_(self.part.mu)
+            total.addcdiv_(gradient, size)
         return self.total
 
 
@@ -62,7 +61,7 @@ def _norm(gradient: Tensor, kind: str) -> Tensor:
     if kind == "l2":
         size = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
     else:
-        size = total_change(gradient, keepdim=True)
+        size = gradient.abs().sum((1, 2, 3), keepdim=True)
     if kind == "mean_abs":
         size = size / gradient[0].numel()
     return size.masked_fill(size == 0, 1.0)

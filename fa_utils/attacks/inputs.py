@@ -12,7 +12,9 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
 
     A map takes output positions to input positions, both in [-1, 1] across the picture.
     """
-    grid = _grid(matrices.to(images), *images.shape[2:])
+    # Drawn on the CPU, so that every device sees the same maps; the copy does not wait for the device.
+    matrices = matrices.to(images.device, images.dtype, non_blocking=True)
+    grid = _grid(matrices, *images.shape[2:])
     # grid_sample and its backward are about twice as fast on the default layout.
     return torch.nn.functional.grid_sample(images.contiguous(), grid, align_corners=False)
 
@@ -127,7 +129,7 @@ class _Transform:
         normal = torch.stack([torch.randn(self.normals, generator=g, **draw) for g in self.generators])
         moved = warp(images, self.part.matrices(uniform[:, 1:], normal))
         if self.part.p < 1:
-            chosen = (uniform[:, 0] < self.part.p).to(images.device)
+            chosen = (uniform[:, 0] < self.part.p).to(images.device, non_blocking=True)
             moved = torch.where(chosen.view(-1, 1, 1, 1), moved, images)
         return [(moved, 1.0)]
 

@@ -86,7 +86,9 @@ class PairSet:
     def digest(self) -> str:
         """Name of the pictures and pairs; a trial's result hangs on it."""
         columns = (self.source, self.target, self.source_id, self.target_id)
-        return _sha(*(np.ascontiguousarray(part).tobytes() for part in (self.sources, self.targets, *columns)))
+        return _sha(
+            *(np.ascontiguousarray(part).tobytes() for part in (self.sources, self.targets, *columns))
+        )
 
 
 def procedural_pairs(n_pairs: int, *, calibration: bool = False, progress: bool = True) -> PairSet:
@@ -240,9 +242,7 @@ def run_trials(
     GridError
         When some trials failed, after all have run; names them.
     """
-    run_one = functools.partial(
-        _run_one, pairs=pairs, device=device, unit=unit, cache=cache and Path(cache)
-    )
+    run_one = functools.partial(_run_one, pairs=pairs, device=device, unit=unit, cache=cache and Path(cache))
     records = run_grid(trials, run_one, workers=workers, progress=progress)
     frame = pd.concat([record["frame"] for record in records], ignore_index=True)
     return Study(frame, pd.DataFrame([record["cost"] for record in records]))
@@ -320,7 +320,9 @@ def _target_embeddings(judge: str, pairs: PairSet, device: str) -> torch.Tensor:
     return _EMBEDDED[key]
 
 
-def _rows(trial: Trial, pairs: PairSet, rows: slice, step: int, judge: str, similarity, change) -> pd.DataFrame:
+def _rows(
+    trial: Trial, pairs: PairSet, rows: slice, step: int, judge: str, similarity, change
+) -> pd.DataFrame:
     prefix = BLACK_BOX if judge.startswith(BLACK_BOX) else ""
     return pd.DataFrame(
         {
@@ -353,7 +355,13 @@ def trial_digest(trial: Trial, pairs: PairSet, device: str = "cpu") -> str:
     addresses = [*trial.source, *(judge for _, judges in trial.looks for judge in judges)]
     files = {address: network_sha256(address.removeprefix(BLACK_BOX)) for address in addresses}
     kind = torch.device(device).type
-    return _sha(repr((trial, files, pairs.digest, kind, torch.__version__, fa_utils.__version__, _code())).encode())
+    return _sha(
+        repr((trial, files, pairs.digest, kind, torch.__version__, fa_utils.__version__, _code())).encode()
+    )
+
+
+# These decide what is attacked, when and by whom, which a trial's key says itself.
+_WITHOUT_INFLUENCE = {"craft", "losses", "presets", "recipes", "rewrite", "train", "transfer", "weights", "zoo"}
 
 
 @functools.lru_cache(maxsize=1)
@@ -361,7 +369,7 @@ def _code() -> str:
     """The code that attacks and embeds: a kept result must not outlive it."""
     root = Path(fa_utils.__file__).parent
     files = [path for folder in ("attacks", "models") for path in sorted((root / folder).glob("*.py"))]
-    return _sha(*(path.read_bytes() for path in files))
+    return _sha(*(path.read_bytes() for path in files if path.stem not in _WITHOUT_INFLUENCE))
 
 
 def _sha(*parts: bytes) -> str:

@@ -15,7 +15,7 @@ from fa_utils.models.resnet import ResNet50
 Builder = Callable[[int], nn.Module]
 
 
-# --- small: 56 x 56 pixels, 13 to 22 million multiply-adds; downsampled early, for training on one CPU core ----
+# --- small: 56 x 56 pixels, 13 to 22 million multiply-adds; downsampled early, to train on one CPU core
 
 
 def small_ires(embedding: int) -> IResNet:
@@ -80,7 +80,7 @@ SMALL: dict[str, Builder] = {
 }
 
 
-# --- full size, as the public checkpoints -----------------------------------------------------------------------
+# --- full size, as the public checkpoints
 
 
 def _arcface(depth: int) -> Builder:
@@ -104,7 +104,7 @@ FULL: dict[str, Builder] = {
 WIDTHS = {"small": SMALL, "full": FULL}
 
 
-def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
+def nearest(name: str, known: Mapping[str, object]) -> str:
     """`` Did you mean 'x'?`` for an error message, or nothing when no known name is near."""
     close = difflib.get_close_matches(str(name), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
@@ -115,9 +115,10 @@ def build_backbone(layout: str, width: str = "small", embedding: int | None = No
 
     Parameters
     ----------
-    layout : "ires" (arcface_torch), "irse" (TreB1eN, squeeze-and-excitation), "mobile" (MobileFaceNet), "incres"
-        (Inception-ResNet-V1) or "resnet50"; at full width also with a depth: "ires18", "ires34", "ires50",
-        "ires100", "ir50", "ir100", "ir152", "irse50", "irse100", "irse152" ("ires" is "ires50", "irse" is "irse50").
+    layout : "ires" (arcface_torch), "irse" (TreB1eN, squeeze-and-excitation), "mobile" (MobileFaceNet),
+        "incres" (Inception-ResNet-V1) or "resnet50"; at full width also with a depth: "ires18", "ires34",
+        "ires50", "ires100", "ir50", "ir100", "ir152", "irse50", "irse100", "irse152" ("ires" is "ires50",
+        "irse" is "irse50").
     width : "small" (input 56 x 56) or "full" (the public checkpoints' sizes).
     embedding : length of the embedding; 128 for small and 512 for full networks unless given.
 
@@ -133,8 +134,9 @@ def build_backbone(layout: str, width: str = "small", embedding: int | None = No
         raise ValueError(f"width must be 'small' or 'full', not {width!r}.{nearest(width, WIDTHS)}")
     builders = WIDTHS[width]
     if layout not in builders:
+        known = ", ".join(builders)
         raise ValueError(
-            f"no {width} network has the layout {layout!r}; known: {', '.join(builders)}.{nearest(layout, builders)}"
+            f"no {width} network has the layout {layout!r}; known: {known}.{nearest(layout, builders)}"
         )
     if embedding is None:
         embedding = 128 if width == "small" else 512
@@ -143,11 +145,11 @@ def build_backbone(layout: str, width: str = "small", embedding: int | None = No
     return builders[layout](embedding)
 
 
-# --- public checkpoints -----------------------------------------------------------------------------------------
+# --- public checkpoints
 
 
 def own_name(net: nn.Module, public: str) -> str:
-    """Translate a key of the public implementation into this package's, where residual units have two branches."""
+    """Translate a public key into this package's, where residual units have two named branches."""
     for pattern, replacement in net.public_names:
         renamed, count = re.subn(pattern, replacement, public)
         if count:
@@ -167,9 +169,11 @@ def load_public_state_dict(net: nn.Module, state_dict: Mapping[str, torch.Tensor
     ValueError : keys are missing or unexpected, or shapes differ; all of them are listed under public names.
     """
     ignored = getattr(net, "public_ignored", ())
-    given = {own_name(net, key): (key, value) for key, value in state_dict.items() if not key.startswith(ignored)}
+    used = {key: value for key, value in state_dict.items() if not key.startswith(ignored)}
+    given = {own_name(net, key): (key, value) for key, value in used.items()}
     wanted = net.state_dict()
-    missing = [k for k in public_keys(net) if own_name(net, k) not in given and not k.endswith("num_batches_tracked")]
+    needed = [key for key in public_keys(net) if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in used]
     unexpected = [key for name, (key, _) in given.items() if name not in wanted]
     shapes = [
         f"{key}: {tuple(value.shape)} instead of {tuple(wanted[name].shape)}"

@@ -21,7 +21,8 @@ class FaceEncoder(nn.Module):
     backbone : network that maps (B, 3, input_size, input_size) to (B, D).
     name : how tables and error messages call it.
     input_size : side in pixels of the square images that the backbone takes.
-    mean, std : subtracted from and divided into the images, on the [0, 1] scale; a number or one per RGB channel.
+    mean, std : the backbone takes (images - mean) / std, on the [0, 1] scale; a number or one per RGB
+        channel.
     channels : "rgb" or "bgr", the order that the backbone takes; images are always given as RGB.
     whitening : optional module from (B, D) to (B, D') applied before normalisation.
     classifier : optional module from the backbone's output to class logits, for label-level attacks.
@@ -111,7 +112,9 @@ class FaceEncoder(nn.Module):
         return images.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def embed(self, images: torch.Tensor | FaceSet, *, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+    def embed(
+        self, images: torch.Tensor | FaceSet, *, batch_size: int = 64, progress: bool = False
+    ) -> torch.Tensor:
         """Embeddings (N, D), float32 on the CPU, of a float tensor (N, 3, H, W) in [0, 1] or of a `FaceSet`.
 
         Raises
@@ -121,7 +124,8 @@ class FaceEncoder(nn.Module):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if not isinstance(images, (torch.Tensor, FaceSet)):
-            raise TypeError(f"images must be a float tensor (N, 3, H, W) or a FaceSet, not {type(images).__name__}")
+            given = type(images).__name__
+            raise TypeError(f"images must be a float tensor (N, 3, H, W) or a FaceSet, not {given}")
         if isinstance(images, torch.Tensor):
             check_layout(images)
         starts = range(0, len(images), batch_size)
@@ -146,7 +150,8 @@ class FaceEncoder(nn.Module):
         return [
             (name, module)
             for name, module in self.backbone.named_modules(prefix="backbone")
-            if isinstance(module, nn.Conv2d) and (squeeze_excite or not getattr(module, "squeeze_excite", False))
+            if isinstance(module, nn.Conv2d)
+            and (squeeze_excite or not getattr(module, "squeeze_excite", False))
         ]
 
     def residual_units(self) -> list[tuple[str, nn.Module]]:
@@ -193,7 +198,7 @@ def check_layout(images: torch.Tensor, name: str = "images") -> None:
         raise TypeError(f"{name} must be a torch tensor, not {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(
-            f"{name} must be floating point in [0, 1], not {images.dtype}; fa_utils.data.to_float converts bytes"
+            f"{name} must be floats in [0, 1], not {images.dtype}; fa_utils.data.to_float converts bytes"
         )
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"{name} must have the shape (B, 3, H, W), RGB, not {tuple(images.shape)}")

@@ -1,7 +1,7 @@
 """Inception-ResNet-V1, the FaceNet body, with the module names of facenet-pytorch.
 
-Each unit computes ``relu(shortcut(x) + residual(x))``; the residual branch concatenates its parallel branches,
-projects them with a biased 1x1 convolution and multiplies by its scale (0.17, 0.10, 0.20, 1.0).
+Each unit computes ``relu(shortcut(x) + residual(x))``; the residual branch concatenates its parallel
+branches, projects them with a biased 1x1 convolution and multiplies by its scale (0.17, 0.10, 0.20, 1.0).
 Source: sheets/common.md section 6.
 """
 
@@ -115,9 +115,7 @@ class InceptionResnetV1(nn.Module):
     public checkpoint (``logits``) is not part of the body and is ignored on loading.
     """
 
-    public_names = (
-        (r"^((?:repeat_\d\.\d+)|block8)\.(branch\d|conv2d)\.", r"\1.residual.\2."),
-    )
+    public_names = ((r"^((?:repeat_\d\.\d+)|block8)\.(branch\d|conv2d)\.", r"\1.residual.\2."),)
     public_ignored = ("logits.",)
 
     def __init__(self, *, input_size: int = 160, embedding: int = 512, dropout: float = 0.6) -> None:

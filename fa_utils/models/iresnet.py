@@ -1,8 +1,8 @@
 """IResNet in its two public dialects.
 
-``IResNet`` is the network of insightface's arcface_torch: BN, conv 3x3, BN, PReLU, conv 3x3 (stride), BN, plus
-the shortcut. ``IRNet`` is the network of TreB1eN / face.evoLVe, optionally with squeeze-and-excitation (SE):
-no BN between the convolutions, and an identity shortcut that strides by taking every second pixel.
+``IResNet`` is the network of insightface's arcface_torch: BN, conv 3x3, BN, PReLU, conv 3x3 (stride), BN,
+plus the shortcut. ``IRNet`` is the network of TreB1eN / face.evoLVe, optionally with squeeze-and-excitation
+(SE): no BN between the convolutions, and an identity shortcut that strides by taking every second pixel.
 Neither has an activation after the sum. Sources: sheets/common.md section 6.
 """
 

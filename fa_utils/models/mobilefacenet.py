@@ -1,6 +1,7 @@
 """MobileFaceNet (Chen et al. 2018) with the module names of TreB1eN's PyTorch version.
 
-A depth-wise bottleneck is 1x1 conv, 3x3 depth-wise conv, linear 1x1 conv; the repeated ones are residual units.
+A depth-wise bottleneck is 1x1 conv, 3x3 depth-wise conv, linear 1x1 conv; the repeated ones are residual
+units.
 Source: sheets/common.md section 6.
 """
 
@@ -45,7 +46,9 @@ def conv_block(
     return nn.Sequential(layers)
 
 
-def bottleneck(channels_in: int, channels_out: int, expand: int, stride: int, activation: Activation) -> nn.Sequential:
+def bottleneck(
+    channels_in: int, channels_out: int, expand: int, stride: int, activation: Activation
+) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
             conv=conv_block(channels_in, expand, activation),
@@ -56,7 +59,8 @@ def bottleneck(channels_in: int, channels_out: int, expand: int, stride: int, ac
 
 
 def residual_stage(channels: int, expand: int, count: int, activation: Activation) -> nn.Sequential:
-    units = [SumUnit(bottleneck(channels, channels, expand, 1, activation), nn.Identity()) for _ in range(count)]
+    branches = [bottleneck(channels, channels, expand, 1, activation) for _ in range(count)]
+    units = [SumUnit(branch, nn.Identity()) for branch in branches]
     return nn.Sequential(OrderedDict(model=nn.Sequential(*units)))
 
 
@@ -71,9 +75,7 @@ class MobileFaceNet(nn.Module):
     input_size : side of the square input in pixels; the global depth-wise convolution depends on it.
     """
 
-    public_names = (
-        (r"^(conv_\d\.model\.\d+)\.(conv|conv_dw|project)\.", r"\1.residual.\2."),
-    )
+    public_names = ((r"^(conv_\d\.model\.\d+)\.(conv|conv_dw|project)\.", r"\1.residual.\2."),)
 
     def __init__(
         self,
@@ -88,7 +90,9 @@ class MobileFaceNet(nn.Module):
         self.input_size = input_size
         stem, (first, second, third) = widths.stem, widths.stages
         self.conv1 = conv_block(3, stem, activation, kernel=3, stride=2)
-        self.conv2_dw = conv_block(stem, stem, activation, kernel=3, groups=stem) if depthwise_stem else nn.Identity()
+        self.conv2_dw = nn.Identity()
+        if depthwise_stem:
+            self.conv2_dw = conv_block(stem, stem, activation, kernel=3, groups=stem)
         self.conv_23 = bottleneck(stem, first, widths.down_expand[0], 2, activation)
         self.conv_3 = residual_stage(first, widths.repeat_expand[0], widths.repeats[0], activation)
         self.conv_34 = bottleneck(first, second, widths.down_expand[1], 2, activation)

@@ -24,7 +24,7 @@ from fa_utils.models.weights import write_atomically
 PICTURE_FORMATS = ("PNG", "JPEG")
 
 
-# --- a differentiable encoder ----------------------------------------------------------------------------------
+# --- a differentiable encoder
 
 
 def onnx_encoder(
@@ -43,8 +43,8 @@ def onnx_encoder(
     path : file with one input (B, 3, H, W) and one output (B, D).
     name : how tables call it; the file's stem unless given.
     input_size : side in pixels of the input; checked against the file where that states it.
-    mean, std, channels : preprocessing outside the graph (see `FaceEncoder`); the defaults are none, for graphs that
-        take RGB in [0, 1] and preprocess inside.
+    mean, std, channels : preprocessing outside the graph (see `FaceEncoder`); the defaults are none, for
+        graphs that take RGB in [0, 1] and preprocess inside.
 
     Returns
     -------
@@ -54,8 +54,8 @@ def onnx_encoder(
     Raises
     ------
     FileNotFoundError : no such file.
-    ValueError : not an ONNX network, other inputs or outputs than above, an operation that cannot be converted,
-        or an output that is not a finite (B, D).
+    ValueError : not an ONNX network, other inputs or outputs than above, an operation that cannot be
+        converted, or an output that is not a finite (B, D).
     """
     path = Path(path)
     model = read_onnx(path, input_size)
@@ -101,9 +101,36 @@ def convert(model: onnx.ModelProto, path: Path) -> fx.GraphModule:
     with torchvision_stand_in():
         import onnx2torch
     try:
-        return tidy(onnx2torch.convert(model))
+        return tidy(onnx2torch.convert(simplified(model)))
     except (NotImplementedError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path} cannot be made differentiable: onnx2torch says {error!r}") from error
+
+
+def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network in the words that onnx2torch understands.
+
+    PyTorch's exporter shares equal weights through Identity nodes, but onnx2torch looks for weights among the
+    constants only; and it does not know that an empty name at the end of the inputs means "not given".
+    """
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    constants = {tensor.name for tensor in plain.graph.initializer}
+    aliases: dict[str, str] = {}
+    nodes = []
+    for node in plain.graph.node:
+        inputs = [aliases.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and inputs[0] in constants:
+            aliases[node.output[0]] = inputs[0]
+            continue
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        del node.input[:]
+        node.input.extend(inputs)
+        nodes.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del plain.graph.node[:]
+    plain.graph.node.extend(kept)
+    return plain
 
 
 def probe(encoder: FaceEncoder, path: Path) -> None:
@@ -113,19 +140,23 @@ def probe(encoder: FaceEncoder, path: Path) -> None:
         with torch.no_grad():
             out = encoder.features(torch.full((2, 3, size, size), 0.5))
     except RuntimeError as error:
-        raise ValueError(f"{path} does not run on a batch of two images of {size} x {size}: {error}") from error
+        raise ValueError(
+            f"{path} does not run on a batch of two images of {size} x {size}: {error}"
+        ) from error
     if out.ndim != 2 or len(out) != 2 or not bool(out.isfinite().all()):
-        raise ValueError(f"{path} gives an output of shape {tuple(out.shape)}, not a finite (2, D), for two images")
+        raise ValueError(
+            f"{path} gives an output of shape {tuple(out.shape)}, not a finite (2, D), for two images"
+        )
 
 
 @contextmanager
 def torchvision_stand_in() -> Iterator[None]:
     """Let ``import onnx2torch`` succeed where torchvision is not installed.
 
-    onnx2torch imports torchvision at its top for two detection operations (non-maximum suppression and RoI align)
-    that face networks lack, and our torch pin has no CPU build of torchvision. An empty module stands in during
-    the import and is taken away at once, so that no other library takes torchvision for installed. Converting
-    one of the two operations then fails when it is called.
+    onnx2torch imports torchvision at its top for two detection operations (non-maximum suppression and RoI
+    align) that face networks lack, and our torch pin has no CPU build of torchvision. An empty module stands
+    in during the import and is taken away at once, so that no other library takes torchvision for installed.
+    Converting one of the two operations then fails when it is called.
     """
     if "onnx2torch" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         yield
@@ -144,13 +175,14 @@ def torchvision_stand_in() -> Iterator[None]:
         del sys.modules["torchvision"], sys.modules["torchvision.ops"]
 
 
-# --- export ----------------------------------------------------------------------------------------------------
+# --- export
 
 
 def onnx_bytes(encoder: nn.Module, *, size: int = 112) -> bytes:
-    """The encoder as an ONNX network: ``image`` (batch, 3, size, size) in [0, 1] to a normalised ``embedding``.
+    """The encoder as an ONNX network: ``image`` (batch, 3, size, size) in [0, 1] to ``embedding``, normalised.
 
-    Uses PyTorch's TorchScript exporter: the newer one takes seconds a network and logs about missing torchvision.
+    Uses PyTorch's TorchScript exporter: the newer one takes seconds a network and logs about missing
+    torchvision.
     """
     file = io.BytesIO()
     image = torch.zeros(2, 3, size, size, device=encoder.device)
@@ -176,13 +208,14 @@ def export_onnx(encoder: FaceEncoder, path: str | Path, *, size: int = 112) -> P
     return path
 
 
-# --- a black box -----------------------------------------------------------------------------------------------
+# --- a black box
 
 
 class BlackBox:
     """A face-comparison service in miniature: encoded pictures in, one similarity out, queries counted.
 
-    Stands for the commercial services of the papers. The network runs in ONNX Runtime, out of reach of gradients.
+    Stands for the commercial services of the papers. The network runs in ONNX Runtime, out of reach of
+    gradients.
 
     Parameters
     ----------
@@ -211,7 +244,9 @@ class BlackBox:
     ) -> None:
         for rate, threshold in thresholds.items():
             if not -1 <= threshold <= 1:
-                raise ValueError(f"the threshold at false-accept rate {rate} must be a cosine, not {threshold}")
+                raise ValueError(
+                    f"the threshold at false-accept rate {rate} must be a cosine, not {threshold}"
+                )
         if isinstance(network, FaceEncoder):
             model, default_name = onnx_bytes(network, size=input_size), network.name
         else:
@@ -279,7 +314,9 @@ def decode(picture: bytes, size: int, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(picture), formats=PICTURE_FORMATS) as image:
             image = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is damaged or neither PNG nor JPEG ({len(picture)} bytes): {error}") from error
+        raise ValueError(
+            f"{name} is damaged or neither PNG nor JPEG ({len(picture)} bytes): {error}"
+        ) from error
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)

@@ -1,9 +1,11 @@
 """Tidy a network that onnx2torch converted, without changing what it computes.
 
-* Slices and reshapes with constant bounds become static: the originals read their bounds back from the device.
+* Slices and reshapes with constant bounds become static: the originals read their bounds back from the
+  device.
 * PReLU becomes the module with the fast backward pass.
 * Sums of a branch with its own input become residual units with hookable branches.
-* Convolutions inside squeeze-and-excitation gates are marked, so that `FaceEncoder.convolutions` can skip them.
+* Convolutions inside squeeze-and-excitation gates are marked, so that `FaceEncoder.convolutions` can skip
+  them.
 """
 
 import torch
@@ -49,7 +51,7 @@ def swap(net: fx.GraphModule, node: fx.Node, module: nn.Module, args: tuple[fx.N
     node.args, node.kwargs = args, {}
 
 
-# --- static slices and shapes ----------------------------------------------------------------------------------
+# --- static slices and shapes
 
 
 class StaticSlice(nn.Module):
@@ -109,7 +111,7 @@ def static_slice(
     return StaticSlice(slices, flips)
 
 
-# --- PReLU -----------------------------------------------------------------------------------------------------
+# --- PReLU
 
 
 def replace_prelu_nodes(net: fx.GraphModule) -> None:
@@ -124,7 +126,7 @@ def replace_prelu_nodes(net: fx.GraphModule) -> None:
         swap(net, node, module, (node.args[0],))
 
 
-# --- residual units --------------------------------------------------------------------------------------------
+# --- residual units
 
 
 class Junction(nn.Module):
@@ -152,7 +154,8 @@ def input_ancestors(net: fx.GraphModule) -> Ancestors:
 def expose_residuals(net: fx.GraphModule, ancestors: Ancestors) -> None:
     """Replace each sum of a value with something computed from that same value.
 
-    Units whose shortcut has layers of its own are left as they are: which branch is which cannot be told there.
+    Units whose shortcut has layers of its own are left as they are: which branch is which cannot be told
+    there.
     """
     for node in net.graph.nodes:
         if not is_binary(net, node, torch.add) or not all(arg in ancestors for arg in node.args):
@@ -172,7 +175,7 @@ def is_binary(net: fx.GraphModule, node: object, function: object) -> bool:
     return module.math_op_function is function and not module.broadcast
 
 
-# --- squeeze and excitation ------------------------------------------------------------------------------------
+# --- squeeze and excitation
 
 GATES = ("Sigmoid", "Hardsigmoid", "OnnxHardSigmoid")
 GATE_LAYERS = ("Conv2d", "PReLU", "ReLU", "ReLU6", "OnnxPReLU", "BatchNorm2d", *GATES)

@@ -1,7 +1,8 @@
 """PReLU with a backward pass that vectorises on the CPU.
 
-PyTorch's own backward computes the slope's gradient element by element even when nobody asks for it, which is a
-large part of an attack step on a MobileFaceNet. Values here are the same to the last bit, gradients to rounding.
+PyTorch's own backward computes the slope's gradient element by element even when nobody asks for it, which
+is a large part of an attack step on a MobileFaceNet. Values here are the same to the last bit, gradients to
+rounding.
 """
 
 import torch
@@ -20,7 +21,8 @@ class _PReLUFunction(torch.autograd.Function):
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         x, slope = ctx.saved_tensors
         weight = slope.view(1, -1, *[1] * (x.ndim - 2))
-        # grad where x > 0 and zero elsewhere, then moved from there towards grad by the slope: two passes, one buffer.
+        # grad where x > 0 and zero elsewhere, then moved from there towards grad by the slope: two passes,
+        # one buffer.
         grad_x = torch.ops.aten.threshold_backward(grad, x, 0).lerp_(grad, weight)
         if not ctx.needs_input_grad[1]:
             return grad_x, None

@@ -40,7 +40,8 @@ class Recipe:
         SGD with Nesterov momentum; no decay on normalization weights and biases; 2-norm of the
         backbone's gradient.
     scale : float
-        Inverse temperature of the cosine logits.
+        Inverse temperature of the cosine logits. Without a margin it must be low: at 32 the cross-entropy of
+        3,200 identities is spent at a cosine of 0.6 to the own class, at 16 not before 0.8.
     margin : float
         Cosine margin (CosFace), angle in radians (ArcFace), or difference of squared distances (triplet).
     ramp : tuple of float
@@ -62,7 +63,7 @@ class Recipe:
     domain: str
     width: str = "small"
     start: str | None = None
-    epochs: int = 8
+    epochs: int = 6
     batch: int = 128
     learning_rate: float = 0.1
     warm_up: int = 150
@@ -98,9 +99,8 @@ def nearest(name: str, known) -> str:
 
 
 def _softmax(layout: str, domain: str, seed: int, **options) -> Recipe:
-    return Recipe(
-        name=f"{layout}-{domain}-softmax", layout=layout, loss="softmax", domain=domain, seed=seed, **options
-    )
+    base = {"loss": "softmax", "scale": 16.0} | options
+    return Recipe(name=f"{layout}-{domain}-softmax", layout=layout, domain=domain, seed=seed, **base)
 
 
 def _webface(loss: str, seed: int, **options) -> Recipe:
@@ -116,12 +116,12 @@ RECIPES = {
         _softmax("ires", "imdb", 2, keep_classifier=True),
         _softmax("ires", "vggface2", 3, keep_classifier=True),
         _softmax("ires", "ms1m", 4, keep_classifier=True),
-        _webface("triplet", 5, start="ires-webface-softmax", margin=0.2, learning_rate=0.02, epochs=4),
+        _webface("triplet", 5, start="ires-webface-softmax", margin=0.2, learning_rate=0.02, epochs=3),
         _webface("cosface", 6, margin=0.25),
         _webface("arcface", 7, margin=0.3),
         _softmax("irse", "webface", 8),
         _softmax("mobile", "webface", 9),
-        _softmax("incres", "webface", 10),
+        _softmax("incres", "webface", 10, epochs=8, scale=32.0),
     )
 }
 
