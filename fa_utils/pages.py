@@ -1,12 +1,13 @@
 """The parts of the book's prose pages that are computed: the verdicts of all chapters, the table of the networks.
 
-A chapter leaves its verdicts in its executed notebook, as an output of type ``VERDICTS``. So they always belong to the
+A chapter leaves its verdicts in its executed notebook (:func:`leave_verdicts`), as an output that shows nothing. So they always belong to the
 very run that the book shows, and a run with other parameters elsewhere cannot overwrite them.
 """
 
 import json
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import nbformat
@@ -25,6 +26,21 @@ _ZOO = {
     "threshold_far_1e-4": ("at FAR 1e-4", "{:.3f}"),
     "gender_accuracy": ("gender read (%)", "{:.1f}"),
 }
+
+
+def leave_verdicts(claims: Sequence, *, chapter: str, title: str, profile: str, page: str) -> None:
+    """Call it once in a notebook, with its judged claims: the landing page of the book will list them.
+
+    The arguments are those of :func:`fa_utils.report.save_verdicts`.
+    """
+    from IPython.display import display
+
+    from fa_utils.report import save_verdicts
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "verdicts.json"
+        save_verdicts(claims, path, chapter=chapter, title=title, profile=profile, page=page)
+        display({VERDICTS: json.loads(path.read_text(encoding="utf-8"))}, raw=True)
 
 
 def write_pages(executed: Iterable[Path], book: Path, zoo: Path) -> None:

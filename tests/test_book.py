@@ -86,7 +86,7 @@ SAMPLE = {
     "intro.md": "# Sample\n\nText with $x^2$ and {cite}`sample`, [a chapter](notebooks/1_sample.ipynb).\n\n"
                 "$$\\operatorname{sign}(\\nabla_x L) + " + " + ".join(f"a_{{{i}}}" for i in range(60)) + "$$\n\n"
                 "| " + " | ".join(f"heading{i}" for i in range(20)) + " |\n|" + "---|" * 20 + "\n|"
-                + " cell |" * 20 + "\n\n```{bibliography}\n```\n",
+                + " cell |" * 20 + "\n\n```{include} _generated/verdicts.md\n```\n\n```{bibliography}\n```\n",
     "references.bib": "@misc{sample, author={A. Author}, title={A title}, year={2020}, howpublished={A place}}\n",
     "_toc.yml": "format: jb-book\nroot: intro\nchapters:\n  - file: notebooks/1_sample\n",
 }
@@ -96,7 +96,9 @@ CELLS = (
     "import pandas as pd\npd.DataFrame([[1.5] * 30], columns=[f'column {i}' for i in range(30)])",
     "import base64\nfrom IPython.display import Image\nImage(data=base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYA"
     "AAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='), alt='a red dot')",
-    "import sys\nprint('progress', file=sys.stderr)",
+    "import sys\nprint('progress', 10 + 7, file=sys.stderr)",
+    "from fa_utils.pages import leave_verdicts\n"
+    "leave_verdicts([], chapter='1_sample', title='Sample', profile=profile, page='notebooks/1_sample.ipynb')",
 )
 
 
@@ -125,7 +127,10 @@ def sample(tmp_path_factory):
 
 def test_the_sample_book_is_fine(browser, sample):
     assert _problems_of(browser, sample / "_build" / "html", ["intro.html", "notebooks/1_sample.html"]) == []
-    assert 'url=intro.html' in (sample / "_build" / "html" / "index.html").read_text()
+    assert "as printed" in (sample / "_build" / "html" / "intro.html").read_text()  # the table of the verdicts
+    assert "progress 17" not in (sample / "_build" / "html" / "notebooks" / "1_sample.html").read_text()
+    assert "progress 17" in (sample / "_build" / "executed" / "smoke" / "1_sample.ipynb").read_text()
+    assert "url=intro.html" in (sample / "_build" / "html" / "index.html").read_text()
 
 
 def test_a_second_build_does_nothing(sample, capfd):

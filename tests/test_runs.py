@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from fa_utils import cli, runs
-from fa_utils.pages import VERDICTS, verdicts, zoo_table
+from fa_utils.pages import verdicts, zoo_table
 from fa_utils.parameters import ParameterError
 from fa_utils.paths import ROOT
 
@@ -290,10 +290,12 @@ def test_train_hands_its_arguments_on(monkeypatch):
 
 
 def test_verdicts_are_read_from_the_executed_notebook(project):
-    leave = f"display({{'{VERDICTS}': {{'chapter': '1'}}, 'text/plain': 'verdicts'}}, raw=True)"
+    leave = ("from fa_utils.pages import leave_verdicts\n"
+             "leave_verdicts([], chapter='1', title='One', profile=profile, page='notebooks/1_sample.ipynb')")
     nbformat.write(notebook(leave), project / "notebooks" / "1_sample.ipynb")
     run(project)
-    assert verdicts(project / "out.ipynb") == [{"chapter": "1"}]
+    (record,) = verdicts(project / "out.ipynb")
+    assert (record["chapter"], record["profile"], record["claims"]) == ("1", "laptop", [])
     nbformat.write(notebook(leave, leave), project / "notebooks" / "1_sample.ipynb")
     run(project)
     with pytest.raises(ValueError, match="2 times"):

@@ -10,7 +10,6 @@ import fcntl
 import functools
 import hashlib
 import io
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from fa_utils.data import FaceSet, Pairs, attack_pairs, to_float
 from fa_utils.metrics import pair_similarity, rmsd
 from fa_utils.models.encoder import FaceEncoder
 from fa_utils.models.onnx import BlackBox, onnx_encoder
+from fa_utils.models.weights import write_atomically
 from fa_utils.models.zoo import load_encoder, read_encoder, zoo_table
 from fa_utils.paths import CACHE
 
@@ -252,7 +252,7 @@ def _run_one(trial: Trial, *, pairs: PairSet, device: str, unit: int, cache: Pat
     if cache is None:
         return _run_trial(trial, pairs, device, unit, None)
     name = trial_digest(trial, pairs, device)[:24]
-    path = cache / f"{name}.csv.gz"
+    path = cache / f"{name}.npz"
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / f"{name}.lock"):
         if not path.exists():
@@ -392,21 +392,18 @@ _KEPT = ("step", "pair", "source_id", "target_id", "target", "similarity", "rmsd
 
 
 def _save(path: Path, record: dict) -> None:
-    """Write a finished trial whole or not at all; the costs are repeated in each row."""
-    frame = record["frame"][list(_KEPT)].assign(**{name: record["cost"][name] for name in _COSTS})
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        frame.to_csv(partial, index=False, compression="gzip")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a finished trial whole or not at all."""
+    columns = {name: record["frame"][name].to_numpy() for name in _KEPT}
+    columns["target"] = columns["target"].astype(str)
+    file = io.BytesIO()
+    np.savez_compressed(file, **columns, **{name: record["cost"][name] for name in _COSTS})
+    write_atomically(path, file.getvalue())
 
 
 def _read(path: Path, trial: Trial) -> dict:
-    frame = pd.read_csv(path, float_precision="round_trip")
+    with np.load(path, allow_pickle=False) as stored:
+        columns = {name: stored[name] for name in _KEPT}
+        passes = {name: int(stored[name]) for name in _COSTS}
     names = {"source": trial.label, "method": trial.method, "seed": trial.attack.seed}
-    cost = {**names, "steps": trial.attack.steps, **{name: int(frame[name].iloc[0]) for name in _COSTS}}
-    frame = frame[list(_KEPT)]
-    for position, (name, value) in enumerate(names.items()):
-        frame.insert(position, name, value)
-    return {"frame": frame, "cost": cost}
+    cost = {**names, "steps": trial.attack.steps, **passes}
+    return {"frame": pd.DataFrame({**dict.fromkeys(names), **columns}).assign(**names), "cost": cost}

@@ -74,7 +74,7 @@ class Recipe:
     margin: float = 0.0
     ramp: tuple[float, float] = (0.05, 0.35)
     spread: float = 15.0
-    whitening: float = 0.2
+    whitening: float = 0.4
     seed: int = 0
     keep_classifier: bool = False
 
@@ -118,10 +118,10 @@ RECIPES = {
         _softmax("ires", "ms1m", 4, keep_classifier=True),
         _webface("triplet", 5, start="ires-webface-softmax", margin=0.2, learning_rate=0.02, epochs=3),
         _webface("cosface", 6, margin=0.25),
-        _webface("arcface", 7, margin=0.3),
+        _webface("arcface", 7, margin=0.3, whitening=0.6),
         _softmax("irse", "webface", 8),
         _softmax("mobile", "webface", 9),
-        _softmax("incres", "webface", 10, epochs=8, scale=32.0),
+        _softmax("incres", "webface", 10, epochs=8, scale=32.0, whitening=0.0),
     )
 }
 

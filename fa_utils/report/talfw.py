@@ -105,8 +105,11 @@ def decisions(scores: np.ndarray, pairs: Pairs) -> np.ndarray:
     return right
 
 
-def accuracy_rows(frame: pd.DataFrame, faces: FaceSet, pairs: Pairs) -> list[dict]:
-    """Table VI: accuracy by the LFW protocol, with an interval clustered by the persons of each pair."""
+def accuracy_rows(frame: pd.DataFrame, faces: FaceSet, pairs: Pairs, **place) -> list[dict]:
+    """Table VI: accuracy by the LFW protocol, with an interval clustered by the persons of each pair.
+
+    ``place`` goes into each row, such as the ``steps`` of the attack.
+    """
     rows = []
     people = faces.identity[pairs.a], faces.identity[pairs.b]
     for system, pictures in dict.fromkeys(zip(frame["system"], frame["pictures"], strict=True)):
@@ -115,11 +118,12 @@ def accuracy_rows(frame: pd.DataFrame, faces: FaceSet, pairs: Pairs) -> list[dic
         _, low, high = two_way_bootstrap(right, *people, seed=0)
         mean = verification_accuracy(scores, pairs.same, pairs.fold).mean
         interval = (mean, min(low, mean), max(high, mean))
-        rows.append(result_row("accuracy", interval, len(pairs), table="Table VI", method=system, target=pictures))
+        where = {"table": "Table VI", "method": system, "target": pictures}
+        rows.append(result_row("accuracy", interval, len(pairs), **where, **place))
     return rows
 
 
-def accuracy_effects(frame: pd.DataFrame, faces: FaceSet, pairs: Pairs) -> list[dict]:
+def accuracy_effects(frame: pd.DataFrame, faces: FaceSet, pairs: Pairs, **place) -> list[dict]:
     """Claim 9: every network falls; each defense lifts the attacked accuracy, and not to the clean one."""
     people = faces.identity[pairs.a], faces.identity[pairs.b]
     right = {
@@ -139,14 +143,15 @@ def accuracy_effects(frame: pd.DataFrame, faces: FaceSet, pairs: Pairs) -> list[
             len(pairs),
             table="claim 9",
             method=name,
+            **place,
         )
         for name, (one, two) in compared.items()
     ]
 
 
-def deviation_rows(clean: FaceSet, attacked: FaceSet, chosen: np.ndarray) -> list[dict]:
+def deviation_rows(clean: FaceSet, attacked: FaceSet, chosen: np.ndarray, **place) -> list[dict]:
     """Root-mean-square deviation of the changed pictures, in grey levels: mean and standard deviation."""
     values = rmsd(attacked.images[chosen], clean.images[chosen])
-    place = {"table": "TALFW", "method": "changed pictures"}
+    where = {"table": "TALFW", "method": "changed pictures"}
     spread = [("mean", values.mean()), ("standard deviation", values.std())]
-    return [result_row("rmsd", value, len(chosen), target=name, **place) for name, value in spread]
+    return [result_row("rmsd", value, len(chosen), target=name, **where, **place) for name, value in spread]
