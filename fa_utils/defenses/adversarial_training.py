@@ -95,3 +95,16 @@ def impersonations(backbone: nn.Module, images: torch.Tensor, *, eps: float, ste
         adversarial = (images + (moved - images).clamp(-radius, radius)).clamp(-1, 1)
     backbone.train(training)
     return adversarial
+
+
+def main() -> None:
+    """``python -m fa_utils.defenses.adversarial_training``: train the defended network and write its row of the zoo table."""
+    from fa_utils.data import load_benchmark, load_domain
+    from fa_utils.models.zoo import evaluate_network, register
+
+    encoder = train_adversarially(load_domain(RECIPE.domain))
+    print(register(WEIGHTS / f"{RECIPE.name}.safetensors", evaluate_network(encoder, load_benchmark())))
+
+
+if __name__ == "__main__":
+    main()

@@ -89,8 +89,7 @@ def transfer_table(table: str, published: pd.DataFrame, live: pd.DataFrame, *, f
     paper = None
     if table.startswith("Table"):
         paper = paper_table("3-dfanet", table, networks=True)
-        if table != "Table I":
-            paper = paper[(paper["steps"] == 13) == few]
+        paper = paper[paper["steps"] == 13] if few else paper
     parts = [frame[frame["table"] == table + ending] for frame in (published, live)]
     if not any(map(len, parts)) and (paper is None or paper.empty):
         return None
