@@ -10,6 +10,7 @@ import yaml
 
 from fa_utils import parameters as declared
 from fa_utils import runs
+from fa_utils.memory import keep_freed_memory
 from fa_utils.parameters import ParameterError
 from fa_utils.paths import RESULTS, ROOT
 
@@ -151,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0, 1 where something that ran failed, 2 where the command makes no sense."""
     argv = sys.argv[1:] if argv is None else argv
+    keep_freed_memory()
     # argparse's REMAINDER would take a leading option for its own, so training gets its arguments untouched.
     arguments = argparse.Namespace(call=_train, arguments=argv[1:]) if argv[:1] == ["train"] else parser().parse_args(argv)
     try:

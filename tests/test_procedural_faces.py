@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from fa_utils.data import FIELDS, TRAITS, Conditions, attack_pairs, load_benchmark, load_domain, protocol_pairs, render_pictures
+from fa_utils.data import (
+    FIELDS,
+    TRAITS,
+    Conditions,
+    attack_pairs,
+    load_benchmark,
+    load_domain,
+    protocol_pairs,
+    render_pictures,
+)
 from fa_utils.data import domains as domains_module
 from fa_utils.data.cache import cached_array
 from fa_utils.data.people import sample_people, sample_pictures

@@ -27,7 +27,7 @@ METRICS = {
     "similarity_difference": ("cosine", -2.0, 2.0),
     "distance": ("L2", 0.0, 2.0),
     "distance_difference": ("L2", -2.0, 2.0),
-    "rmsd": ("grey levels", 0.0, 255.0),
+    "rmsd": ("gray levels", 0.0, 255.0),
     "threshold": ("cosine", -1.0, 1.0),
     "cost": ("ratio", 0.0, np.inf),
 }
