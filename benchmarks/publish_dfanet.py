@@ -15,6 +15,7 @@ from pathlib import Path
 from fa_utils.attacks.rewrite import rewrite_benchmark
 from fa_utils.attacks.transfer import PairSet, benchmark_pairs, procedural_pairs, run_trials
 from fa_utils.data import FaceSet, Pairs, load_benchmark
+from fa_utils.memory import keep_freed_memory
 from fa_utils.models.recipes import RECIPES
 from fa_utils.paths import RESULTS
 from fa_utils.report import dfanet, talfw
@@ -24,6 +25,7 @@ SECTIONS = ("transfer", "label", "rates", "ensembles", "audit", "talfw")
 
 
 def main() -> None:
+    keep_freed_memory()
     options = parse()
     cast = dfanet.make_cast(networks(options.networks))
     budget = dfanet.Budget(

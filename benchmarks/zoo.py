@@ -17,6 +17,7 @@ import torch
 
 from fa_utils.attacks.presets import preset
 from fa_utils.data import attack_pairs, load_benchmark, to_float, to_uint8
+from fa_utils.memory import keep_freed_memory
 from fa_utils.metrics import pair_similarity, two_way_bootstrap
 from fa_utils.models.recipes import RECIPES
 from fa_utils.models.zoo import evaluate_network, load_encoder, zoo_table
@@ -27,6 +28,7 @@ BATCH = 50
 
 
 def main(argv: list[str] | None = None) -> int:
+    keep_freed_memory()
     options = parse(argv)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)

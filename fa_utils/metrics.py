@@ -243,12 +243,13 @@ def verification_accuracy(scores, same, fold) -> Accuracy:
     accuracies = []
     for held_out in folds:
         test = fold == held_out
-        threshold = _best_threshold(scores[~test], same[~test])
+        threshold = best_threshold(scores[~test], same[~test])
         accuracies.append(np.mean((scores[test] > threshold) == same[test]))
     return Accuracy(float(np.mean(accuracies)), float(np.std(accuracies)))
 
 
-def _best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+    """The threshold with the most correct decisions, in the middle of the gap between scores where there is one."""
     roc = roc_curve(scores, same)
     correct = np.rint(roc.tmr * same.sum()) + np.rint((1 - roc.fmr) * (~same).sum())
     best = int(np.argmax(correct))

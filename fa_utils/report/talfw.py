@@ -100,7 +100,7 @@ def decisions(scores: np.ndarray, pairs: Pairs) -> np.ndarray:
     right = np.empty(len(scores))
     for fold in np.unique(pairs.fold):
         test = pairs.fold == fold
-        threshold = metrics._best_threshold(scores[~test], pairs.same[~test])
+        threshold = metrics.best_threshold(scores[~test], pairs.same[~test])
         right[test] = (scores[test] > threshold) == pairs.same[test]
     return right
 
