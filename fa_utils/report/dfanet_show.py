@@ -20,7 +20,7 @@ PROFILES = {
         "people": 40, "talfw_people": 20, "talfw_steps": 2, "device": "cpu", "workers": 1, "unit": 20,
     },
     "laptop": {
-        "n_pairs": 24, "steps": 40, "short": 13, "per_table": 4, "drop_rates": [0.0, 0.05, 0.1, 0.3], "n_seeds": 1,
+        "n_pairs": 24, "steps": 30, "short": 13, "per_table": 4, "drop_rates": [0.0, 0.05, 0.1, 0.3], "n_seeds": 1,
         "people": 100, "talfw_people": 60, "talfw_steps": 10, "device": "cpu", "workers": 2, "unit": 24,
     },
     "gpu": {
