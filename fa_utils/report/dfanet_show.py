@@ -8,6 +8,7 @@ from torch import Tensor
 from fa_utils.attacks import FeatureDropout, Scope
 from fa_utils.attacks.transfer import Study
 from fa_utils.metrics import roc_curve
+from fa_utils.models.recipes import RECIPES
 from fa_utils.report import dfanet
 from fa_utils.report.figures import distance_curves, lines, new_figure, roc
 from fa_utils.report.results import paper_table, results_frame
@@ -93,8 +94,19 @@ def transfer_table(table: str, published: pd.DataFrame, live: pd.DataFrame, *, f
     parts = [frame[frame["table"] == table + ending] for frame in (published, live)]
     if not any(map(len, parts)) and (paper is None or paper.empty):
         return None
-    caption = f"{table}{', few steps' if few else ''}. Hit rate at FAR 1e-3. {_steps(parts)}"
-    return three_columns(paper, *parts, caption=caption, beside="similarity")
+    fixed = {1: "ires-*-softmax", 2: "ires-webface-*", 0: "*-webface-softmax"}.get(_VARIES.get(table), "")
+    names = f" Networks: {fixed}." if fixed else ""
+    caption = f"{table}{', few steps' if few else ''}. Hit rate at FAR 1e-3.{names} {_steps(parts)}"
+    return three_columns(paper, *parts, caption=caption, beside="similarity", labels=_short_names(table))
+
+
+# What varies in a table, as a place in the name LAYOUT-DOMAIN-LOSS.
+_VARIES = {"Table I": 1, "Table II": 1, "Table III": 2, "Table IV": 0}
+
+
+def _short_names(table: str) -> dict[str, str]:
+    """The varying part of each network's name: in a table of databases, `ires-webface-softmax` is `webface`."""
+    return {name: name.split("-")[_VARIES[table]] for name in RECIPES} if table in _VARIES else {}
 
 
 def _steps(parts: list[pd.DataFrame]) -> str:
