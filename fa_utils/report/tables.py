@@ -123,11 +123,17 @@ def three_columns(
     return Table(html, text, numbers)
 
 
-def plain_table(frame: pd.DataFrame, *, caption: str, digits: int = 3, labels: dict | None = None) -> Table:
-    """Any frame as a table of the book; the first column heads the rows, missing values become dashes."""
+def plain_table(
+    frame: pd.DataFrame, *, caption: str, digits: int | dict[str, int] = 3, labels: dict | None = None
+) -> Table:
+    """Any frame as a table of the book; the first column heads the rows, missing values become dashes.
+
+    ``digits`` after the point hold for all columns, or by column with 3 for the ones that the dictionary leaves out.
+    """
     labels = labels or {}
+    places = [digits.get(name, 3) if isinstance(digits, dict) else digits for name in frame.columns]
     heads = [str(labels.get(name, name)) for name in frame.columns]
-    lines = [[_plain(value, digits) for value in row] for row in frame.itertuples(index=False)]
+    lines = [[_plain(value, n) for value, n in zip(row, places)] for row in frame.itertuples(index=False)]
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
     body = "".join(f"<tr>{_plain_row(line, numeric)}</tr>" for line in lines)
     head = "".join(
