@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fa_utils.models.encoder import FaceEncoder
+from fa_utils.models.iresnet import SumUnit, projection
 
 SIZE = 16
 
@@ -21,6 +22,30 @@ class TinyBackbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         hidden = torch.tanh(self.norm(self.conv1(images)))
         return self.linear(torch.tanh(self.conv2(hidden)).flatten(1))
+
+
+class TinyResidual(nn.Module):
+    """Two residual units, one with an identity shortcut and one with a projection; smooth."""
+
+    def __init__(self, width: int = 6):
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.units = nn.Sequential(
+            SumUnit(self.branch(width, 1), nn.Identity()), SumUnit(self.branch(width, 2), projection(width, width, 2))
+        )
+        self.linear = nn.Linear(width * (SIZE // 4) ** 2, 8)
+
+    @staticmethod
+    def branch(width: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(width, width, 3, stride, 1), nn.Tanh(), nn.Conv2d(width, width, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.units(torch.tanh(self.stem(images))).flatten(1))
+
+
+def residual_encoder(seed: int = 0, *, dtype: torch.dtype = torch.float64) -> FaceEncoder:
+    torch.manual_seed(seed)
+    return FaceEncoder(TinyResidual(), name=f"residual-{seed}", input_size=SIZE, classifier=nn.Linear(8, 5)).to(dtype)
 
 
 def tiny_encoder(seed: int = 0, *, dtype: torch.dtype = torch.float64) -> FaceEncoder:

@@ -1,30 +1,42 @@
 """Attacks on face recognition: one engine, assembled from parts."""
 
+from fa_utils.attacks.copies import NoiseCopies, ScaleCopies
 from fa_utils.attacks.craft import CraftResult, GridError, craft, run_grid
 from fa_utils.attacks.engine import Attack, AttackResult, NonFiniteGradient, Scope, SurrogateState, frozen
-from fa_utils.attacks.gradients import Momentum
-from fa_utils.attacks.inputs import DiverseInput, DiverseResize
+from fa_utils.attacks.eroding import GhostNetwork, GradientEroding, SkipGradient
+from fa_utils.attacks.gradients import CopyNorm, Momentum, TranslationInvariant
+from fa_utils.attacks.inputs import DiverseInput, DiversePad, DiverseResize, TranslateScale
 from fa_utils.attacks.objectives import Dodge, Impersonate, LabelDodge, LabelImpersonate
-from fa_utils.attacks.presets import PRESETS, preset
+from fa_utils.attacks.presets import PRESETS, corrasion, preset
 from fa_utils.attacks.surrogates import FeatureDropout
 
 __all__ = [
     "PRESETS",
     "Attack",
     "AttackResult",
+    "CopyNorm",
     "CraftResult",
     "DiverseInput",
+    "DiversePad",
     "DiverseResize",
     "Dodge",
     "FeatureDropout",
+    "GhostNetwork",
+    "GradientEroding",
     "GridError",
     "Impersonate",
     "LabelDodge",
     "LabelImpersonate",
     "Momentum",
+    "NoiseCopies",
     "NonFiniteGradient",
+    "ScaleCopies",
     "Scope",
+    "SkipGradient",
     "SurrogateState",
+    "TranslateScale",
+    "TranslationInvariant",
+    "corrasion",
     "craft",
     "frozen",
     "preset",

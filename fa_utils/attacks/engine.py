@@ -16,10 +16,11 @@ Make a frozen dataclass (its repr is what a checkpoint is keyed by) with the one
 * input: ``bind(scope) -> f``, where ``f(x, step)`` gives a list of ``(copy, weight)``, differentiable in
   ``x``;
 * surrogate: ``attach(encoder, scope)``, a context manager that sets hooks, yields a `SurrogateState`, and
-  removes the hooks on the way out, also after an error;
+  removes the hooks on the way out, also after an error. Several copies of the pictures may pass at once: a hook
+  then sees all pictures of the first copy, then all of the second, and so on;
 * gradient: ``bind(scope) -> f``, where ``f(gradient, point)`` gives the next gradient. ``point`` is a
   `Point`: the images, the step, and the gradient at any other images. A look-ahead is a method ``look(x) ->
-  x`` of ``f``.
+  x`` of ``f``; a method ``each(gradient)`` is applied to the gradient of each copy, before they are summed.
 
 Draw random numbers from ``scope.generators()`` only: one generator per image, so that an image's result
 depends neither on its batch nor on what other parts are switched on.
@@ -39,6 +40,9 @@ from torch import Tensor, nn
 
 # The engine counts in grey levels: uint8 pictures, eps and steps of k/255 are then exact integers.
 GREY = 255.0
+
+# Most images that pass a network at once when an attack makes copies. Past some size more gain nothing, and memory runs out.
+STACKED_ROWS = 256
 
 
 class NonFiniteGradient(FloatingPointError):
@@ -87,6 +91,12 @@ class SurrogateState:
 
     def begin_step(self, step: int) -> None:
         """Called once before the passes of a step: draw what holds for this step."""
+
+    def begin_pass(self, copies: int) -> None:
+        """Called before each pass of ``copies`` copies of all pictures: draw what holds for this pass only.
+
+        What is drawn copy by copy does not depend on how many copies pass at once.
+        """
 
 
 class Point(NamedTuple):
@@ -247,6 +257,10 @@ class _Network:
         for state, flag in zip(self.states, flags, strict=True):
             state.enabled = flag
 
+    def begin_pass(self, copies: int) -> None:
+        for state in self.states:
+            state.begin_pass(copies)
+
 
 @dataclass
 class _Cost:
@@ -267,6 +281,7 @@ class _Run:
         self.anchor = attack.objective.anchor(source, target)
         self.inputs = [part.bind(scope) for part, scope in self._scoped(attack.inputs)]
         self.gradient = [part.bind(scope) for part, scope in self._scoped(attack.gradient)]
+        self.each = [part.each for part in self.gradient if hasattr(part, "each")]
         weights = attack.weights or [1 / len(encoders)] * len(encoders)
         if len(weights) != len(encoders):
             raise ValueError(f"weights has {len(weights)} entries for {len(encoders)} networks")
@@ -356,26 +371,56 @@ class _Run:
     def _gradient_at(self, images: Tensor, step: int) -> Tensor:
         """Gradient of the summed objective with respect to ``images`` alone."""
         leaf = images.detach().requires_grad_(True)
-        if not self.inputs:
-            return self._network_gradient(leaf)
         copies = [(leaf, 1.0)]
         for transform in self.inputs:
             copies = [(new, w * v) for copy, w in copies for new, v in transform(copy, step)]
-        # Each copy goes through the networks as a leaf of its own, so only one network graph is alive at
-        # a time; the cheap transformations are then pulled back in one go.
-        pulled = [self._network_gradient(copy.detach().requires_grad_(True)).mul_(w) for copy, w in copies]
+        # The networks see the copies as leaves of their own, so only one network graph is alive at a time;
+        # the cheap transformations are then pulled back.
+        found = self._copy_gradients([copy.detach() for copy, _ in copies])
+        if self.each:
+            return self._sum_of_each(leaf, copies, found)
+        if not self.inputs:
+            return found[0]
+        pulled = [gradient * weight for gradient, (_, weight) in zip(found, copies, strict=True)]
         return torch.autograd.grad([copy for copy, _ in copies], leaf, pulled)[0]
 
-    def _network_gradient(self, leaf: Tensor) -> Tensor:
+    def _copy_gradients(self, copies: list[Tensor]) -> list[Tensor]:
+        """Gradient with respect to each copy; as many copies as `STACKED_ROWS` allows go through at once."""
+        batch = len(copies[0])
+        at_once = max(1, STACKED_ROWS // batch) if len({copy.shape for copy in copies}) == 1 else 1
+        found: list[Tensor] = []
+        for start in range(0, len(copies), at_once):
+            part = copies[start : start + at_once]
+            stacked = part[0] if len(part) == 1 else torch.cat(part)
+            found += self._network_gradient(stacked.requires_grad_(True), len(part)).split(batch)
+        return found
+
+    def _sum_of_each(self, leaf: Tensor, copies: list[tuple[Tensor, float]], found: list[Tensor]) -> Tensor:
+        """Pull each copy's gradient back on its own, change it, and add up."""
+        total = torch.zeros_like(leaf)
+        for (copy, weight), gradient in zip(copies, found, strict=True):
+            gradient = torch.autograd.grad(copy, leaf, gradient, retain_graph=True)[0]
+            for change in self.each:
+                gradient = change(gradient)
+            total += gradient * weight
+        return total
+
+    def _network_gradient(self, leaf: Tensor, copies: int) -> Tensor:
+        """Gradient with respect to ``copies`` copies of the pictures, one after the other in ``leaf``."""
         objective, total = self.attack.objective, None
         for network in self.networks:
-            loss = objective.loss(objective.predict(network.encoder, leaf), network.reference)
+            network.begin_pass(copies)
+            loss = objective.loss(objective.predict(network.encoder, leaf), _repeated(network.reference, copies))
             part = torch.autograd.grad(loss.sum(), leaf)[0]
             part = part if network.weight == 1 else part * network.weight
             total = part if total is None else total + part
-            self.cost.forwards += 1
-            self.cost.backwards += 1
+            self.cost.forwards += copies
+            self.cost.backwards += copies
         return total
+
+
+def _repeated(reference: Tensor, copies: int) -> Tensor:
+    return reference if copies == 1 else reference.repeat(copies, *[1] * (reference.ndim - 1))
 
 
 @contextmanager

@@ -114,6 +114,105 @@ class DiverseResize:
         return torch.cat([zoom, -(center / scale.unsqueeze(1)).unsqueeze(2)], dim=2)
 
 
+@dataclass(frozen=True)
+class TranslateScale:
+    """Scale each image about its center and shift it, at each step; what comes in from outside is black.
+
+    Parameters
+    ----------
+    p : float
+        Probability, in [0, 1], that an image is moved; 0 is the plain attack, bit for bit.
+    shift : float
+        Largest shift to either side, in shares of the picture's side, in [0, 1).
+    scale : tuple of float
+        Range of the factor; above 1 enlarges.
+
+    Notes
+    -----
+    The transformation T of the corrasion attack, Zhou H. et al. (2023), eq. 9: "translate and scale" with p = 0.7.
+    Their ranges are not given; these defaults are ours.
+    """
+
+    p: float = 0.7
+    shift: float = 0.1
+    scale: tuple[float, float] = (0.9, 1.1)
+
+    def __post_init__(self) -> None:
+        _check_probability(self.p)
+        _check_range("scale", self.scale, top=math.inf)
+        if not 0 <= self.shift < 1:
+            raise ValueError(f"shift must lie in [0, 1), in shares of the side, got {self.shift!r}")
+
+    def bind(self, scope):
+        return _Transform(self, scope, uniforms=4, normals=0)
+
+    def matrices(self, uniform: Tensor, normal: Tensor) -> Tensor:
+        """Affine maps (B, 2, 3) from uniform draws (B, 3)."""
+        scale = _between(self.scale, uniform[:, 0])
+        center = 2 * self.shift * (2 * uniform[:, 1:] - 1)  # the side spans [-1, 1]
+        zoom = torch.eye(2, dtype=scale.dtype) / scale.view(-1, 1, 1)
+        return torch.cat([zoom, -(center / scale.unsqueeze(1)).unsqueeze(2)], dim=2)
+
+
+@dataclass(frozen=True)
+class DiversePad:
+    """Enlarge each image a little by nearest neighbors, set it at a random place on a black canvas, shrink the canvas back.
+
+    Parameters
+    ----------
+    p : float
+        Probability, in [0, 1], that an image is moved; 0 is the plain attack, bit for bit.
+    growth : float
+        Side of the canvas over the side of the image, above 1; the image takes a whole number of pixels in between.
+
+    Notes
+    -----
+    The official DI of Xie et al. (2019), made for ImageNet (sheet 4-gradient-eroding, section 2). `DiverseResize` is
+    the form that face benchmarks use.
+    """
+
+    p: float = 0.5
+    growth: float = 1.1
+
+    def __post_init__(self) -> None:
+        _check_probability(self.p)
+        if not 1 < self.growth <= 2:
+            raise ValueError(f"growth must lie in (1, 2], got {self.growth!r}")
+
+    def bind(self, scope):
+        return _Pad(self, scope)
+
+
+class _Pad:
+    def __init__(self, part: DiversePad, scope):
+        self.part = part
+        self.generators = scope.generators() if part.p > 0 else []
+
+    def __call__(self, images: Tensor, step: int) -> list[tuple[Tensor, float]]:
+        if self.part.p == 0:
+            return [(images, 1.0)]
+        uniform = torch.stack([torch.rand(4, generator=g, dtype=torch.float64) for g in self.generators])
+        height, width = images.shape[2:]
+        rows, above = self._places(height, uniform[:, 1], uniform[:, 2])
+        columns, left = self._places(width, uniform[:, 1], uniform[:, 3])
+        rows, columns, outside = (part.to(images.device) for part in (rows, columns, above[:, :, None] | left[:, None, :]))
+        which = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+        canvas = images.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        canvas = canvas.masked_fill(outside.unsqueeze(1), 0.0)
+        moved = torch.nn.functional.interpolate(canvas, (height, width), mode="bilinear", antialias=True)
+        chosen = (uniform[:, 0] < self.part.p).to(images.device)
+        return [(torch.where(chosen.view(-1, 1, 1, 1), moved, images), 1.0)]
+
+    def _places(self, side: int, size_draw: Tensor, place_draw: Tensor) -> tuple[Tensor, Tensor]:
+        """For each position on the canvas (B, canvas): the pixel that it shows, and whether it is outside."""
+        canvas = max(side + 1, int(side * self.part.growth))
+        size = side + (size_draw * (canvas - side)).long()  # whole pixels in [side, canvas)
+        start = (place_draw * (canvas - size + 1)).long()
+        place = torch.arange(canvas) - start.unsqueeze(1)
+        outside = (place < 0) | (place >= size.unsqueeze(1))
+        return (place * side // size.unsqueeze(1)).clamp_(0, side - 1), outside
+
+
 class _Transform:
     """A warp with fresh draws per image and step. How many are drawn does not depend on p or the ranges."""
 

@@ -6,13 +6,18 @@ A name with ``e_`` is the same composition: an ensemble is made by passing sever
 import dataclasses
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fa_utils.attacks.copies import NoiseCopies, ScaleCopies
 from fa_utils.attacks.engine import Attack
-from fa_utils.attacks.gradients import Momentum
-from fa_utils.attacks.inputs import DiverseInput
+from fa_utils.attacks.eroding import GhostNetwork, GradientEroding
+from fa_utils.attacks.gradients import CopyNorm, Momentum, TranslationInvariant
+from fa_utils.attacks.inputs import DiverseInput, DiverseResize, TranslateScale
 from fa_utils.attacks.objectives import Impersonate, LabelDodge, LabelImpersonate
 from fa_utils.attacks.surrogates import FeatureDropout
+
+PAPER4_EPS = 20.4 / 255  # 0.08
 
 
 @dataclass(frozen=True)
@@ -21,36 +26,130 @@ class Recipe:
 
     source: str
     objective: object = Impersonate()
+    eps: float = 10 / 255
     steps: int | None = 1500
     step_size: float | None = 1 / 255  # None: one step of the whole eps
-    dropout: bool = False
-    diverse: bool = False
-    momentum: bool = False
+    inputs: tuple = ()
+    gradient: tuple = ()
+    surrogate: tuple = ()  # FeatureDropout gets the drop rate that is asked for
     random_start: bool = False
 
 
 _DFANET = "Zhong and Deng 2021"
-PRESETS: dict[str, Recipe] = {
+_MOMENTUM = (Momentum(1.0),)
+_DROPOUT, _DIVERSE = (FeatureDropout(),), (DiverseInput(),)
+_DFANET_PRESETS = {
     "fgsm": Recipe("Goodfellow et al. 2015", LabelDodge(), steps=1, step_size=None),
     "pgd": Recipe("Madry et al. 2018", LabelDodge(), steps=10, step_size=2 / 255, random_start=True),
     "ftgsm": Recipe(f"{_DFANET}, eq. 2", LabelImpersonate(), steps=1, step_size=None),
     "itgsm": Recipe(f"{_DFANET}, eq. 4", LabelImpersonate(), steps=None),
     "ffm": Recipe(f"{_DFANET}, eq. 11", steps=1, step_size=None),
     "fim": Recipe(f"{_DFANET}, eq. 12", steps=None),
-    "m_fim": Recipe(f"{_DFANET}, section IV-C", momentum=True),
-    "di_m_fim": Recipe(f"{_DFANET}, section IV-C", momentum=True, diverse=True),
-    "dfanet_fim": Recipe(f"{_DFANET}, section III", dropout=True),
-    "dfanet_m_fim": Recipe(f"{_DFANET}, algorithm 1", dropout=True, momentum=True),
-    "dfanet_di_m_fim": Recipe(f"{_DFANET}, algorithm 2", dropout=True, momentum=True, diverse=True),
-    "e_di_m_fim": Recipe(f"{_DFANET}, table V", momentum=True, diverse=True),
-    "dfanet_e_di_m_fim": Recipe(f"{_DFANET}, algorithm 3", dropout=True, momentum=True, diverse=True),
+    "m_fim": Recipe(f"{_DFANET}, section IV-C", gradient=_MOMENTUM),
+    "di_m_fim": Recipe(f"{_DFANET}, section IV-C", gradient=_MOMENTUM, inputs=_DIVERSE),
+    "dfanet_fim": Recipe(f"{_DFANET}, section III", surrogate=_DROPOUT),
+    "dfanet_m_fim": Recipe(f"{_DFANET}, algorithm 1", surrogate=_DROPOUT, gradient=_MOMENTUM),
+    "dfanet_di_m_fim": Recipe(f"{_DFANET}, algorithm 2", surrogate=_DROPOUT, gradient=_MOMENTUM, inputs=_DIVERSE),
+    "e_di_m_fim": Recipe(f"{_DFANET}, table V", gradient=_MOMENTUM, inputs=_DIVERSE),
+    "dfanet_e_di_m_fim": Recipe(f"{_DFANET}, algorithm 3", surrogate=_DROPOUT, gradient=_MOMENTUM, inputs=_DIVERSE),
 }
+
+
+def corrasion(
+    *,
+    eps: float = PAPER4_EPS,
+    step_size: float = 1 / 255,
+    steps: int = 100,
+    copies: int = 3,
+    sigma: float = 15 / 255,
+    noise: str = "before",
+    base: float = 2.0,
+    origin: float = 0.0,
+    p: float = 0.7,
+    normalize: str = "each",
+    kernel: int = 15,
+    smooth: str = "after",
+    mu: float = 1.0,
+    surrogate: Sequence = (),
+    seed: int = 0,
+) -> Attack:
+    """The corrasion attack, with algorithm 1's open choices as parameters.
+
+    Parameters
+    ----------
+    eps, step_size, steps, seed : as in `Attack`.
+    copies, sigma, noise, base, origin : as in `ScaleCopies`; the paper's m, its unstated noise, where it is added (algorithm
+        1 "before", eq. 16 "after"), and the scales.
+    p : float
+        Probability of the random translation and scaling of each copy.
+    normalize : {"each", "mean"}
+        Each copy's gradient by its L1 norm (algorithm 1), or their average only (eq. 15).
+    kernel : int
+        Side of the smoothing window, odd; 1 for none.
+    smooth : {"after", "before"}
+        Smooth the momentum (algorithm 1), or the gradient before it enters it (TI's own code).
+    mu : float
+        Decay of the momentum.
+    surrogate : sequence of parts
+        ``[GradientEroding()]`` for the form with GE.
+
+    Notes
+    -----
+    Zhou H. et al. (2023), algorithm 1 as resolved in the sheet 4-gradient-eroding, section 3 (items b to j and m).
+    """
+    for name, value, known in (("normalize", normalize, ("each", "mean")), ("smooth", smooth, ("after", "before"))):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {known}, got {value!r}")
+    window = TranslationInvariant(kernel)
+    memory = [Momentum(mu, norm="l1")]
+    return Attack(
+        objective=Impersonate(distance="cosine"),
+        eps=eps,
+        step_size=step_size,
+        steps=steps,
+        inputs=[ScaleCopies(copies, base=base, origin=origin, sigma=sigma, noise=noise), TranslateScale(p)],
+        surrogate=surrogate,
+        gradient=([CopyNorm()] if normalize == "each" else [])
+        + ([*memory, window] if smooth == "after" else [window, *memory]),
+        seed=seed,
+    )
+
+
+_ERODING = "Zhou H. et al. 2023"
+_BASES = {
+    "mi_fgsm": ("Dong et al. 2018", (), _MOMENTUM),
+    "ti_fgsm": ("Dong et al. 2019", (), (TranslationInvariant(15), *_MOMENTUM)),
+    "di_fgsm": ("Xie et al. 2019, as face benchmarks do", (DiverseResize(0.7),), _MOMENTUM),
+    "vr_fgsm": ("Wu L. et al. 2018", (NoiseCopies(3),), _MOMENTUM),
+    "si_fgsm": ("Lin et al. 2020, without Nesterov", (ScaleCopies(5),), _MOMENTUM),
+}
+_ERODED = {
+    "ghost": GhostNetwork(0.22),
+    "ge_c": GradientEroding(branch="shortcut"),
+    "ge_d": GradientEroding(branch="residual"),
+}
+
+
+def _eroding_presets() -> dict[str, Recipe]:
+    """The five attacks of Tables I and II, each plain, with Ghost, with GE(c) and with GE(d); corrasion, plain and with GE(d)."""
+    plain = corrasion()
+    bases = {**_BASES, "corrasion": ("algorithm 1", plain.inputs, plain.gradient)}
+    found = {}
+    for name, (source, inputs, gradient) in bases.items():
+        how = {"objective": plain.objective, "eps": PAPER4_EPS, "steps": 100, "inputs": inputs, "gradient": gradient}
+        found[name] = Recipe(f"{source}; {_ERODING}", **how)
+        for suffix, part in _ERODED.items():
+            found[f"{name}_{suffix}"] = Recipe(f"{_ERODING}, Tables I to III", **how, surrogate=(part,))
+    return found
+
+
+PRESETS: dict[str, Recipe] = _DFANET_PRESETS | _eroding_presets()
 
 
 def preset(
     name: str,
     *,
-    eps: float = 10 / 255,
+    eps: float | None = None,
     steps: int | None = None,
     drop: float = 0.1,
     seed: int = 0,
@@ -62,8 +161,8 @@ def preset(
     ----------
     name : str
         One of ``PRESETS``, e.g. ``"dfanet_di_m_fim"``; hyphens and capitals as in the papers are understood.
-    eps : float
-        Largest change of a pixel, in (0, 1].
+    eps : float, optional
+        Largest change of a pixel, in (0, 1]; the paper's by default.
     steps : int, optional
         Number of steps; the paper's by default. One-step attacks take 1 only.
     drop : float
@@ -82,14 +181,15 @@ def preset(
     one_step = recipe.step_size is None
     if one_step and steps not in (None, 1):
         raise ValueError(f"{name!r} takes one step, got steps={steps!r}; its iterative form takes several")
+    eps = recipe.eps if eps is None else eps
     attack = Attack(
         objective=recipe.objective,
         eps=eps,
         step_size=eps if one_step else recipe.step_size,
         steps=steps if steps is not None else recipe.steps or paper_steps(eps),
-        inputs=[DiverseInput()] if recipe.diverse else [],
-        surrogate=[FeatureDropout(drop)] if recipe.dropout else [],
-        gradient=[Momentum(1.0)] if recipe.momentum else [],
+        inputs=recipe.inputs,
+        surrogate=[FeatureDropout(drop) if part == FeatureDropout() else part for part in recipe.surrogate],
+        gradient=recipe.gradient,
         random_start=recipe.random_start,
         seed=seed,
     )

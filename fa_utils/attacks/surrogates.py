@@ -119,10 +119,14 @@ class _MaskState(SurrogateState):
         for row, generator in zip(self.noise, self.generators, strict=True):
             row.normal_(1 - p, math.sqrt(p * (1 - p)), generator=generator)
 
-    def hook(self, module: nn.Module, inputs, output: Tensor) -> None:
-        # In place: a convolution's backward does not read its output, so no activation is copied.
-        if self.enabled:
-            output.mul_(self.masks[module])
+    def hook(self, module: nn.Module, inputs, output: Tensor) -> Tensor | None:
+        if not self.enabled:
+            return None
+        mask = self.masks[module]
+        if len(output) == len(mask):
+            # In place: a convolution's backward does not read its output, so no activation is copied.
+            return output.mul_(mask)
+        return (output.view(-1, *mask.shape) * mask).flatten(0, 1)  # the same mask for each copy
 
 
 def _views(noise: Tensor, shapes: dict[nn.Module, torch.Size]) -> dict[nn.Module, Tensor]:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,7 +10,9 @@ from torch import nn
 from fa_utils.models.inception_resnet import InceptionResnetV1, SmallInceptionResnet
 from fa_utils.models.iresnet import ARCFACE_UNITS, EVOLVE_UNITS, IResNet, IRNet, fixed_slope
 from fa_utils.models.mobilefacenet import MobileFaceNet, MobileWidths
+from fa_utils.models.mobilenet import MobileNetV2
 from fa_utils.models.resnet import ResNet50
+from fa_utils.models.shufflenet import ShuffleNet
 
 Builder = Callable[[int], nn.Module]
 
@@ -18,9 +20,9 @@ Builder = Callable[[int], nn.Module]
 # --- small: 56 x 56 pixels, 13 to 22 million multiply-adds; downsampled early, to train on one CPU core
 
 
-def small_ires(embedding: int) -> IResNet:
+def small_ires(embedding: int, units: Sequence[int] = (1, 1, 1)) -> IResNet:
     return IResNet(
-        (1, 1, 1),
+        units,
         widths=(32, 80, 144),
         stem_width=16,
         stem_stride=2,
@@ -31,14 +33,14 @@ def small_ires(embedding: int) -> IResNet:
     )
 
 
-def small_irse(embedding: int) -> IRNet:
+def small_ir(embedding: int, units: Sequence[int] = (1, 1, 1), reduction: int | None = None) -> IRNet:
     return IRNet(
-        (1, 1, 1),
+        units,
         widths=(32, 80, 128),
         stem_width=16,
         stem_stride=2,
         activation=fixed_slope,
-        reduction=8,
+        reduction=reduction,
         input_size=56,
         embedding=embedding,
         dropout=0.1,
@@ -71,10 +73,36 @@ def small_resnet50(embedding: int) -> ResNet50:
     )
 
 
+def small_mobilenet(embedding: int) -> MobileNetV2:
+    return MobileNetV2(
+        stages=((40, 2, 2), (72, 3, 2), (120, 2, 2)),
+        stem_width=20,
+        expansion=3,
+        neck=128,
+        dropout=0.1,
+        input_size=56,
+        embedding=embedding,
+    )
+
+
+def small_shufflenet(embedding: int) -> ShuffleNet:
+    return ShuffleNet(
+        widths=(80, 160, 256), units=(2, 3, 2), stem_width=24, dropout=0.1, input_size=56, embedding=embedding
+    )
+
+
+# The number after a layout counts its layers with weights along the residual branches, stem and head included.
 SMALL: dict[str, Builder] = {
     "ires": small_ires,
-    "irse": small_irse,
+    "ires12": lambda embedding: small_ires(embedding, (1, 3, 1)),
+    "ires16": lambda embedding: small_ires(embedding, (2, 3, 2)),
+    "irse": lambda embedding: small_ir(embedding, reduction=8),
+    "irse12": lambda embedding: small_ir(embedding, (1, 3, 1), reduction=8),
+    "ir12": lambda embedding: small_ir(embedding, (1, 3, 1)),
+    "ir20": lambda embedding: small_ir(embedding, (2, 5, 2)),
     "mobile": small_mobile,
+    "mobilenet": small_mobilenet,
+    "shuffle": small_shufflenet,
     "incres": lambda embedding: SmallInceptionResnet(embedding=embedding),
     "resnet50": small_resnet50,
 }
@@ -116,7 +144,8 @@ def build_backbone(layout: str, width: str = "small", embedding: int | None = No
     Parameters
     ----------
     layout : "ires" (arcface_torch), "irse" (TreB1eN, squeeze-and-excitation), "mobile" (MobileFaceNet),
-        "incres" (Inception-ResNet-V1) or "resnet50"; at full width also with a depth: "ires18", "ires34",
+        "incres" (Inception-ResNet-V1) or "resnet50"; small only: "ires12", "ires16", "irse12", "ir12", "ir20",
+        "mobilenet" (MobileNetV2), "shuffle" (ShuffleNet); at full width also with a depth: "ires18", "ires34",
         "ires50", "ires100", "ir50", "ir100", "ir152", "irse50", "irse100", "irse152" ("ires" is "ires50",
         "irse" is "irse50").
     width : "small" (input 56 x 56) or "full" (the public checkpoints' sizes).

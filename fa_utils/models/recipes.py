@@ -1,8 +1,8 @@
 """How each network of the zoo is trained: one record a network.
 
-The ten names are DFANet's surrogates: four training sets (Table I), four losses (Table III) and four
-layouts (Table IV), which share ``ires-webface-softmax``. The eleventh is the adversarially trained
-network of Table VI.
+The first ten are DFANet's surrogates: four training sets (Table I), four losses (Table III) and four
+layouts (Table IV), which share ``ires-webface-softmax``. Five of them and the ten that follow are the fifteen of the
+gradient-eroding paper. Adversarially trained networks have their recipes in ``fa_utils.defenses``.
 """
 
 import dataclasses
@@ -103,6 +103,11 @@ def _softmax(layout: str, domain: str, seed: int, **options) -> Recipe:
     return Recipe(name=f"{layout}-{domain}-softmax", layout=layout, domain=domain, seed=seed, **base)
 
 
+def _arcface(layout: str, domain: str, seed: int, **options) -> Recipe:
+    base = {"loss": "arcface", "margin": 0.3, "whitening": 0.6, "epochs": 5} | options
+    return Recipe(name=f"{layout}-{domain}-arcface", layout=layout, domain=domain, seed=seed, **base)
+
+
 def _webface(loss: str, seed: int, **options) -> Recipe:
     return Recipe(
         name=f"ires-webface-{loss}", layout="ires", loss=loss, domain="webface", seed=seed, **options
@@ -122,7 +127,35 @@ RECIPES = {
         _softmax("irse", "webface", 8),
         _softmax("mobile", "webface", 9),
         _softmax("incres", "webface", 10, epochs=8, scale=32.0, whitening=0.0),
+        _arcface("ires12", "webface", 21),
+        _arcface("ires16", "webface", 22),
+        _softmax("incres", "vggface2", 23, epochs=8, scale=32.0, whitening=0.0),
+        _arcface("resnet50", "ms1m", 24),
+        _arcface("shuffle", "ms1m", 25),
+        _arcface("mobilenet", "ms1m", 26),
+        _arcface("irse12", "ms1m", 27),
+        _arcface("ir12", "ms1m", 28),
+        _arcface("ir12", "imdb", 29),
+        _arcface("ir20", "ms1m", 30),
     )
+}
+# The fifteen networks of Zhou et al. (2023), and the stand-in of each.
+ERODING_LIBRARY = {
+    "InsightFace_mobilefacenet": "mobile-webface-softmax",
+    "InsightFace_IR_SE50": "irse-webface-softmax",
+    "CosFace": "ires-webface-cosface",
+    "FaceNet_casia": "incres-webface-softmax",
+    "FaceNet_vggface2": "incres-vggface2-softmax",
+    "ArcFace": "irse12-ms1m-arcface",
+    "MobileNet": "mobilenet-ms1m-arcface",
+    "ResNet50": "resnet50-ms1m-arcface",
+    "ShuffleNet": "shuffle-ms1m-arcface",
+    "evoLVe_IR_152": "ir20-ms1m-arcface",
+    "evoLVe_IR_50": "ir12-ms1m-arcface",
+    "evoLVe_IR_50_Asia": "ir12-imdb-arcface",
+    "MXNET_LResNet34E_IR": "ires-webface-arcface",
+    "MXNET_LResNet50E_IR": "ires12-webface-arcface",
+    "MXNET_LResNet100E_IR": "ires16-webface-arcface",
 }
 
 
