@@ -8,10 +8,11 @@ import torch
 from torch.nn import functional
 
 from fa_utils.data.faceset import FaceSet
+from fa_utils.defenses.adversarial_training import corrasion_examples, impersonations, train_adversarially
 from fa_utils.models import train
 from fa_utils.models.encoder import FaceEncoder
 from fa_utils.models.losses import TrainingLoss, margin_at, squared_cosine_of_strangers
-from fa_utils.models.recipes import LOSSES, RECIPES, Recipe, find_recipe
+from fa_utils.models.recipes import ERODING_LIBRARY, LOSSES, RECIPES, Recipe, find_recipe
 from fa_utils.models.train import Pictures, learning_rate_at, shrink, to_input, train_network
 from fa_utils.models.weights import WeightsError, read_weights
 from fa_utils.models.whitening import fit_whitening
@@ -240,7 +241,8 @@ def test_whitening_flattens_the_spectrum():
 
 
 def test_recipes_are_the_ten_networks():
-    assert len(RECIPES) == 10
+    assert len(RECIPES) == 20
+    assert len(set(ERODING_LIBRARY.values())) == 15 and set(ERODING_LIBRARY.values()) <= set(RECIPES)
     assert all(name == f"{r.layout}-{r.domain}-{r.loss}" for name, r in RECIPES.items())
     assert sum(r.keep_classifier for r in RECIPES.values()) == 4
     assert all(r.start in RECIPES for r in RECIPES.values() if r.start)
@@ -261,17 +263,22 @@ def test_command_line_refuses_an_unknown_network(capsys):
     assert "did you mean 'ires-webface-arcface'" in capsys.readouterr().err
 
 
-def test_adversarial_training_perturbs_half_a_batch(fit, blobs, tmp_path):
-    from fa_utils.defenses.adversarial_training import impersonations, train_adversarially
-
+@pytest.mark.parametrize(
+    ("name", "examples"), [("defended", impersonations), ("defended-corrasion", corrasion_examples)]
+)
+def test_adversarial_training_perturbs_half_a_batch(fit, blobs, tmp_path, name, examples):
     fit(recipe(name="first"))
-    fine = recipe(name="defended", start="first", learning_rate=0.01, epochs=1)
+    fine = recipe(name=name, start="first", learning_rate=0.01, epochs=1)
     options = {"out": tmp_path, "checkpoints": tmp_path, "progress": False, "bf16": False}
     defended = train_adversarially(blobs, steps=1, recipe=fine, **options)
-    assert (tmp_path / "defended.safetensors").exists()
+    assert (tmp_path / f"{name}.safetensors").exists()
     images = to_input(shrink(blobs.images[::EACH], 56))
     backbone = defended.backbone
-    adversarial = impersonations(backbone, images, eps=4 / 255, steps=2)
+    backbone.train().requires_grad_(True)
+    adversarial = examples(backbone, images, eps=4 / 255, steps=2)
+    assert torch.equal(adversarial, examples(backbone, images, eps=4 / 255, steps=2))
+    assert backbone.training and all(parameter.requires_grad for parameter in backbone.parameters())
+    backbone.eval()
     assert (adversarial - images).abs().max() <= 8 / 255 + 1e-6
 
     def similarity(x):
@@ -282,3 +289,5 @@ def test_adversarial_training_perturbs_half_a_batch(fit, blobs, tmp_path):
     assert (similarity(adversarial) > similarity(images)).all()
     with pytest.raises(ValueError, match="eps is 10"):
         train_adversarially(blobs, eps=10, recipe=fine, **options)
+    with pytest.raises(ValueError, match="steps is 0"):
+        train_adversarially(blobs, steps=0, recipe=fine, **options)

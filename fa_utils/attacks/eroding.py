@@ -171,7 +171,8 @@ class _GhostState(SurrogateState):
     def scale(self, module: nn.Module, inputs, output: Tensor) -> Tensor | None:
         if not self.enabled:
             return None
-        return output * self.factors[:, self.columns[module], None, None]
+        factors = self.factors[:, self.columns[module]]
+        return output * (factors[:, :, None, None] if output.ndim == 4 else factors[:, None, :])
 
 
 def residual_units(encoder: nn.Module, wanted_by: str) -> list[nn.Module]:
@@ -194,10 +195,10 @@ def residual_units(encoder: nn.Module, wanted_by: str) -> list[nn.Module]:
 
 @torch.no_grad()
 def channel_counts(encoder: nn.Module, modules: Sequence[nn.Module], image: Tensor) -> list[int]:
-    """Output channels of each module, learnt from one image."""
+    """Output channels of each module, learnt from one image: of maps (B, C, H, W) or tokens (B, N, C)."""
     found: dict[nn.Module, int] = {}
     with hooked(modules) as hook:
-        hook(lambda module, inputs, output: found.__setitem__(module, output.shape[1]))
+        hook(lambda module, inputs, output: found.__setitem__(module, output.shape[1 if output.ndim == 4 else -1]))
         encoder(image)
     return [found[module] for module in modules]
 

@@ -30,6 +30,8 @@ METRICS = {
     "rmsd": ("gray levels", 0.0, 255.0),
     "threshold": ("cosine", -1.0, 1.0),
     "cost": ("ratio", 0.0, np.inf),
+    "memory": ("MB", 0.0, np.inf),
+    "p_value": ("probability", 0.0, 1.0),
 }
 
 CELL = ["chapter", "table", "source", "method", "target", "metric", "far", "x"]
