@@ -20,6 +20,7 @@ from fa_utils.models.recipes import RECIPES
 from fa_utils.paths import RESULTS
 from fa_utils.report import dfanet, talfw
 from fa_utils.report.results import provenance, result_row, write_results
+from fa_utils.report.scores import FAR_TEXT, join, measure_networks, score, thresholds_of
 
 SECTIONS = ("transfer", "label", "rates", "ensembles", "audit", "talfw")
 
@@ -38,8 +39,8 @@ def main() -> None:
     real = options.faces != "procedural"
     benchmark = load_benchmark("lfw", options.faces, identities=None if real else options.people)
     engine = {"workers": options.workers, "device": options.device}
-    measured = dfanet.measure_networks(cast.networks, benchmark, **engine)
-    thresholds = dfanet.thresholds_of(measured, faces="lfw" if real else "procedural")
+    measured = measure_networks(cast.networks, benchmark, **engine)
+    thresholds = thresholds_of(measured, faces="lfw" if real else "procedural")
     print(measured.drop(columns="address").to_string(float_format="{:.4f}".format), flush=True)
 
     pairs = benchmark_pairs(*benchmark, options.pairs) if real else procedural_pairs(options.pairs)
@@ -103,7 +104,7 @@ def network_rows(measured, benchmark: tuple[FaceSet, Pairs]) -> list[dict]:
     for name, row in measured.iterrows():
         place = {"table": "Table A2", "source": name, "target": "LFW"}
         rows.append(result_row("accuracy", row["accuracy"], count, **place))
-        for far, text in dfanet.FAR_TEXT.items():
+        for far, text in FAR_TEXT.items():
             if row[far] == row[far]:  # nan: not resolved
                 rows.append(result_row("threshold", row[far], count, far=text, **place))
     return rows
@@ -113,24 +114,24 @@ def study_rows(sections, cast, budget, pairs: PairSet, thresholds, rates, method
     """Every table, figure, difference and control that the sections ask for."""
     curve = sorted({*range(1, 31), *range(30, budget.steps + 1, 5), budget.steps} & set(range(1, budget.steps + 1)))
     study = run_trials(dfanet.transfer_trials(cast, budget, methods=methods, curve=curve), pairs, **engine)
-    scores = dfanet.score(study, thresholds)
+    scores = score(study, thresholds)
     rows = dfanet.transfer_rows(scores, cast, budget)
     rows += dfanet.curve_rows(scores, cast, curve) + dfanet.distance_rows(study, cast)
     rows += dfanet.transfer_effects(scores, cast, budget)
     if "label" in sections:
-        label = dfanet.score(run_trials(dfanet.label_trials(cast, budget), pairs, **engine), thresholds)
+        label = score(run_trials(dfanet.label_trials(cast, budget), pairs, **engine), thresholds)
         rows += dfanet.label_rows(label, cast, budget) + dfanet.label_effects(label, cast, budget)
     if "rates" in sections:
         more = run_trials(dfanet.rate_trials(cast, budget, rates), pairs, **engine)
-        both = dfanet.score(dfanet.join(study, more), thresholds)
+        both = score(join(study, more), thresholds)
         rows += dfanet.rate_rows(both, cast, budget, rates) + dfanet.rate_effects(both, cast, budget, rates)
     if "ensembles" in sections and cast.held_out:
         ensembles = run_trials(dfanet.ensemble_trials(cast, budget), pairs, **engine)
         rows += dfanet.ensemble_rows(ensembles, thresholds, budget)
         rows += dfanet.ensemble_effects(ensembles, thresholds, budget)
     if "audit" in sections:
-        controls = dfanet.join(study, run_trials(dfanet.audit_trials(cast, budget), pairs, **engine))
-        rows += dfanet.audit_rows(dfanet.score(controls, thresholds), controls, cast, budget)
+        controls = join(study, run_trials(dfanet.audit_trials(cast, budget), pairs, **engine))
+        rows += dfanet.audit_rows(score(controls, thresholds), controls, cast, budget)
     return rows
 
 

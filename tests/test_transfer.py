@@ -11,12 +11,21 @@ from torch import nn
 
 from fa_utils.attacks import Attack, DiverseInput, FeatureDropout, GridError, Impersonate, transfer
 from fa_utils.attacks.rewrite import Partners, greedy_cover, partners_of, rewrite_benchmark
-from fa_utils.attacks.transfer import PairSet, Study, Trial, benchmark_pairs, network_name, run_trials
+from fa_utils.attacks.transfer import (
+    PairSet,
+    Study,
+    Trial,
+    benchmark_pairs,
+    network_name,
+    open_network,
+    run_trials,
+)
 from fa_utils.data import FaceSet, Pairs, to_float
-from fa_utils.metrics import pair_similarity
+from fa_utils.metrics import best_threshold, pair_similarity
 from fa_utils.models.encoder import FaceEncoder
 from fa_utils.models.onnx import export_onnx
 from fa_utils.report import dfanet, talfw
+from fa_utils.report.scores import measure_networks, score, thresholds_of
 
 
 class Plain(nn.Module):
@@ -242,7 +251,7 @@ def thresholds() -> pd.DataFrame:
 @pytest.mark.parametrize(("gain", "verdict"), [(0.05, "holds"), (-0.05, "fails"), (0.0, "undecided")])
 def test_claims_follow_the_numbers(gain, verdict):
     study, cast, budget = invented_study(gain)
-    scores = dfanet.score(study, thresholds())
+    scores = score(study, thresholds())
     rows = dfanet.transfer_effects(scores, cast, budget)
     frame = pd.DataFrame(rows).fillna({"source": "", "far": "", "target": ""}).assign(far="")
     found = dfanet.judge_effects(frame)
@@ -252,7 +261,7 @@ def test_claims_follow_the_numbers(gain, verdict):
 
 def test_hit_rates_are_shares_above_the_threshold():
     study, cast, budget = invented_study(0.02)
-    scores = dfanet.score(study, thresholds())
+    scores = score(study, thresholds())
     rows = pd.DataFrame(dfanet.transfer_rows(scores, cast, budget))
     cell = rows[(rows["method"] == "M-FIM") & (rows["source"] == "a") & (rows["target"] == "b") & (rows["table"] == "Networks")]
     frame = study.frame
@@ -264,8 +273,8 @@ def test_hit_rates_are_shares_above_the_threshold():
 def test_seeds_are_averaged_within_a_pair():
     study, *_ = invented_study(0.0)
     again = study.frame.assign(seed=1, similarity=study.frame["similarity"] + 0.1)
-    both = dfanet.score(Study(pd.concat([study.frame, again]), pd.DataFrame()), thresholds())
-    one = dfanet.score(study, thresholds())
+    both = score(Study(pd.concat([study.frame, again]), pd.DataFrame()), thresholds())
+    one = score(study, thresholds())
     np.testing.assert_allclose(both.similarity, one.similarity + 0.05)
 
 
@@ -274,7 +283,21 @@ def test_an_unresolved_threshold_is_an_error():
     broken = thresholds()
     broken.loc["b", 1e-3] = np.nan
     with pytest.raises(ValueError, match="no threshold at FAR 0.001 for b"):
-        dfanet.score(study, broken)
+        score(study, broken)
+    with pytest.raises(ValueError, match="at = 'best': the thresholds have the columns 0.01, 0.001, 0.0001"):
+        score(study, thresholds(), at="best")
+    with pytest.raises(ValueError, match="no 'best' threshold for c"):
+        score(study, thresholds().assign(best=[0.1, 0.1, np.nan]), at="best")
+
+
+def test_hits_can_be_judged_at_the_threshold_of_highest_accuracy():
+    study, *_ = invented_study(0.0)
+    limits = thresholds().assign(best=[0.3, 0.4, 0.5])
+    found = score(study, limits, at="best")
+    for name, limit in limits["best"].items():
+        cell = ("a", "FIM", 20, name)
+        np.testing.assert_array_equal(found.hit_rate[cell], found.similarity[cell] > limit)
+    pd.testing.assert_frame_equal(found.similarity, score(study, limits).similarity)
 
 
 def test_printed_claims_agree_with_the_sheet():
@@ -332,8 +355,12 @@ def test_networks_are_measured_once(addresses, tmp_path, monkeypatch):
         same=np.array([False] * int((~same).sum()) + [True] * 20),
         fold=np.arange(int((~same).sum()) + 20) % 2,
     )
-    first = dfanet.measure_networks(addresses, (faces, pairs), cache=tmp_path, progress=False)
+    first = measure_networks(addresses, (faces, pairs), cache=tmp_path, progress=False)
     assert first.index.tolist() == ["tiny0", "tiny1", "tiny2"]
     assert (first[1e-2] < first[1e-3]).all() and first[1e-4].isna().all()
-    monkeypatch.setattr(dfanet, "open_network", lambda *_: pytest.fail("embedded again"))
-    pd.testing.assert_frame_equal(first, dfanet.measure_networks(addresses, (faces, pairs), cache=tmp_path, progress=False))
+    embeddings = open_network(addresses[0]).embed(faces)
+    similarity = pair_similarity(embeddings[pairs.a], embeddings[pairs.b])
+    assert first.loc["tiny0", "best"] == best_threshold(similarity, pairs.same)
+    pd.testing.assert_frame_equal(thresholds_of(first), first[[1e-2, 1e-3, 1e-4, "best"]])
+    monkeypatch.setattr("fa_utils.report.scores.open_network", lambda *_: pytest.fail("embedded again"))
+    pd.testing.assert_frame_equal(first, measure_networks(addresses, (faces, pairs), cache=tmp_path, progress=False))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 NORMS = ("mean_abs", "l1", "l2")
+NO_NORM = "none"
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class Momentum:
     ----------
     mu : float
         Decay, at least 0; 0 is the plain gradient, bit for bit.
-    norm : {"mean_abs", "l1", "l2"}
-        Per image. ``mean_abs``, what public codes use, and ``l1`` give the same signs; ``l2`` does not.
+    norm : {"mean_abs", "l1", "l2", "none"}
+        Per image. ``mean_abs``, what public codes use, and ``l1`` give the same signs; ``l2`` does not. ``none`` is for
+        gradients that are normalized already, copy by copy.
 
     Notes
     -----
@@ -33,8 +35,8 @@ class Momentum:
     def __post_init__(self) -> None:
         if not math.isfinite(self.mu) or self.mu < 0:
             raise ValueError(f"mu must be finite and at least 0, got {self.mu!r}")
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}")
+        if self.norm not in (*NORMS, NO_NORM):
+            raise ValueError(f"norm must be one of {(*NORMS, NO_NORM)}, got {self.norm!r}")
 
     def bind(self, scope) -> "_MomentumState":
         return _MomentumState(self)
@@ -48,7 +50,7 @@ class _MomentumState:
     def __call__(self, gradient: Tensor, point) -> Tensor:
         if self.part.mu == 0:
             return gradient
-        size = _norm(gradient, self.part.norm)
+        size = gradient.new_ones(1) if self.part.norm == NO_NORM else _norm(gradient, self.part.norm)
         if self.total is None:
             self.total = gradient / size
         else:

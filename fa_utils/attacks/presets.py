@@ -101,7 +101,8 @@ def corrasion(
         if value not in known:
             raise ValueError(f"{name} must be one of {known}, got {value!r}")
     window = TranslationInvariant(kernel)
-    memory = [Momentum(mu, norm="l1")]
+    # Algorithm 1 adds the mean of normalized gradients as it is; eq. 15 normalizes the mean.
+    memory = [Momentum(mu, norm="none" if normalize == "each" else "l1")]
     return Attack(
         objective=Impersonate(distance="cosine"),
         eps=eps,

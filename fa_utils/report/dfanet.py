@@ -3,52 +3,30 @@
 The same functions serve the notebook (live) and ``benchmarks/publish_dfanet.py`` (published).
 """
 
-import functools
-import hashlib
-import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from fa_utils.attacks import Attack, FeatureDropout, preset
-from fa_utils.attacks.craft import run_grid
-from fa_utils.attacks.transfer import (
-    BLACK_BOX,
-    Study,
-    Trial,
-    network_name,
-    network_sha256,
-    open_network,
-)
-from fa_utils.data import FaceSet, Pairs
-from fa_utils.metrics import (
-    FARS,
-    impostor_thresholds,
-    pair_similarity,
-    pairs_threshold,
-    two_way_bootstrap,
-    verification_accuracy,
-    wilson_interval,
-)
+from fa_utils.attacks.transfer import BLACK_BOX, Study, Trial, network_name, open_network
 from fa_utils.models.recipes import RECIPES
-from fa_utils.models.weights import write_atomically
-from fa_utils.models.zoo import zoo_table
-from fa_utils.paths import CACHE
-from fa_utils.report.claims import (
-    Claim,
-    Evidence,
-    claim_all_positive,
-    claim_every,
-    claim_mean_difference,
-    claim_printed,
-    method_differences,
-)
+from fa_utils.report.claims import Claim, Evidence, claim_all_positive, claim_every, claim_printed
 from fa_utils.report.results import paper_table, result_row
+from fa_utils.report.scores import (
+    FAR_TEXT,
+    Scores,
+    difference_row,
+    evidence_of,
+    looks_of,
+    mean_rows,
+    off_diagonal,
+    printed_differences,
+    resolved_fars,
+    score,
+    table_rows,
+)
 
 CHAPTER = "3_dfanet"
 METHODS = {
@@ -160,79 +138,6 @@ def drop_rate(address: str) -> float:
     return PAPER_DROP.get("mobile" if layout.startswith("mobile") else layout, 0.1)
 
 
-# ---------------------------------------------------------------- how well the networks verify
-
-
-def measure_networks(
-    addresses: Iterable[str],
-    benchmark: tuple[FaceSet, Pairs],
-    *,
-    workers: int = 1,
-    device: str = "cpu",
-    cache: str | Path | None = CACHE / "networks",
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Accuracy and thresholds on a benchmark, computed once for each network and benchmark.
-
-    Returns
-    -------
-    DataFrame
-        By network name: ``address``, ``accuracy`` and ``accuracy_sd`` in [0, 1], a column for each FAR of
-        `fa_utils.metrics.FARS` (cosine thresholds from all impostor pairs; nan where they are too few to resolve it),
-        and ``protocol`` (FAR 1e-3 from the protocol's impostor pairs; nan likewise).
-    """
-    addresses = list(dict.fromkeys(addresses))
-    run_one = functools.partial(_measure_one, benchmark=benchmark, device=device, cache=cache and Path(cache))
-    records = run_grid(addresses, run_one, workers=workers, progress=progress)
-    frame = pd.DataFrame([{**record["figures"], "address": record["spec"]} for record in records])
-    frame = frame.rename(columns={str(far): far for far in FARS})
-    return frame.set_index(frame["address"].map(network_name).rename("network"))
-
-
-def _measure_one(address: str, *, benchmark: tuple[FaceSet, Pairs], device: str, cache: Path | None) -> dict:
-    faces, pairs = benchmark
-    path = cache and cache / f"{_figures_key(address, faces, pairs)}.json"
-    if path and path.exists():
-        return {"figures": json.loads(path.read_text())}
-    embeddings = open_network(address, device).embed(faces)
-    scores = pair_similarity(embeddings[pairs.a], embeddings[pairs.b])
-    accuracy = verification_accuracy(scores, pairs.same, pairs.fold)
-    counts = np.unique(faces.identity, return_counts=True)[1]
-    impostors = (len(faces) ** 2 - int((counts**2).sum())) // 2
-    resolved = [far for far in FARS if far * impostors >= 1]
-    thresholds = impostor_thresholds(embeddings, faces.identity, resolved)
-    enough = 1e-3 * int((~pairs.same).sum()) >= 1
-    figures = {
-        "accuracy": accuracy.mean,
-        "accuracy_sd": accuracy.sd,
-        **{str(far): thresholds.get(far, math.nan) for far in FARS},
-        "protocol": pairs_threshold(scores, pairs.same, 1e-3) if enough else math.nan,
-    }
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(figures).encode())
-    return {"figures": figures}
-
-
-def _figures_key(address: str, faces: FaceSet, pairs: Pairs) -> str:
-    digest = hashlib.sha256(network_sha256(address).encode())
-    every = max(1, len(faces) // 100)
-    for part in (faces.identity, faces.images[::every], pairs.a, pairs.b, pairs.same, pairs.fold):
-        digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()[:24]
-
-
-def thresholds_of(measured: pd.DataFrame, *, faces: str = "procedural") -> pd.DataFrame:
-    """Thresholds by network name and FAR: the zoo's, from its whole benchmark, where they apply; measured ones else."""
-    thresholds = measured[list(FARS)].copy()
-    if faces == "procedural" and (~measured["address"].str.contains(r"\.(?:onnx|safetensors)$")).any():
-        zoo = zoo_table()
-        for name in measured.index.intersection(zoo.index):
-            if measured.loc[name, "address"] == name:
-                thresholds.loc[name] = [zoo.loc[name, f"threshold_far_1e-{k}"] for k in (2, 3, 4)]
-    return thresholds
-
-
 # ---------------------------------------------------------------- the trials of each section
 
 
@@ -281,7 +186,7 @@ def transfer_trials(
         for method in methods:
             for seed in budget.seeds[:1] if method in DETERMINISTIC else budget.seeds:
                 attack = budget.attack(method, [source], seed)
-                trials.append(Trial((source,), method, attack, _looks(looks)))
+                trials.append(Trial((source,), method, attack, looks_of(looks)))
     return trials
 
 
@@ -401,92 +306,12 @@ def _judges(cast: Cast, source: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([source, *others]))
 
 
-def _looks(looks: dict[int, tuple[str, ...]]) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    return tuple(sorted(looks.items()))
-
-
-def join(*studies: Study) -> Study:
-    """Several studies on the same pairs as one."""
-    return Study(*(pd.concat(parts, ignore_index=True) for parts in zip(*studies, strict=True)))
-
-
-# ---------------------------------------------------------------- from trials to numbers
-
-
-class Scores(NamedTuple):
-    """Studies as matrices: a row for each pair, a column for each (source, method, step, target); means over seeds.
-
-    ``similarity`` and ``hit_rate`` (in [0, 1]) by pair; ``sources`` and ``targets`` are the persons of each pair.
-    """
-
-    similarity: pd.DataFrame
-    hit_rate: pd.DataFrame
-    rmsd: pd.DataFrame
-    sources: np.ndarray
-    targets: np.ndarray
-
-    def cells(self, metric: str, method: str, step: int, cells: Sequence[tuple[str, str]]) -> np.ndarray:
-        """(pairs, cells) of a metric for (source, target) cells."""
-        frame = getattr(self, metric)
-        return frame[[(source, method, step, target) for source, target in cells]].to_numpy()
-
-    def has(self, method: str, step: int, cells: Sequence[tuple[str, str]]) -> bool:
-        """Whether the method was run in each of the cells."""
-        return bool(cells) and all((s, method, step, t) in self.similarity.columns for s, t in cells)
-
-    def interval(self, values: np.ndarray, *, share: bool = False):
-        """Mean over pairs and cells, with an interval clustered by sources and targets.
-
-        Shares that are 0 or 1 for every pair get Wilson's interval over the smaller number of persons.
-        """
-        values = np.asarray(values, dtype=float)
-        values = values if values.ndim == 2 else values[:, None]
-        if share and (values.min() == values.max()) and values.min() in (0.0, 1.0):
-            people = min(len(np.unique(self.sources)), len(np.unique(self.targets)))
-            return wilson_interval(int(values.min()) * people, people)
-        return two_way_bootstrap(values, self.sources, self.targets, seed=0)
-
-
-def score(study: Study, thresholds: pd.DataFrame, *, far: float = 1e-3) -> Scores:
-    """Hits at a false accept rate, and similarities, as matrices."""
-    frame = study.frame
-    limits = frame["target"].str.removeprefix(BLACK_BOX).map(thresholds[far])
-    if limits.isna().any():
-        unresolved = sorted(set(frame["target"][limits.isna()]))
-        raise ValueError(f"no threshold at FAR {far:g} for {', '.join(unresolved)}: the benchmark has too few pairs")
-    frame = frame.assign(hit_rate=(frame["similarity"] > limits).astype(float))
-    people = frame.drop_duplicates("pair").sort_values("pair")
-    keys = ["source", "method", "step", "target"]
-    wide = frame.pivot_table(index="pair", columns=keys, values=["similarity", "hit_rate", "rmsd"], aggfunc="mean", observed=True)
-    parts = [wide[name] for name in ("similarity", "hit_rate", "rmsd")]
-    return Scores(*parts, people["source_id"].to_numpy(), people["target_id"].to_numpy())
-
-
-def off_diagonal(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Black-box cells: every (source, target) of a group but the white-box ones."""
-    named = [network_name(name) for name in names]
-    return [(source, target) for source in named for target in named if source != target]
+# ---------------------------------------------------------------- rows of the tables and figures
 
 
 def transfer_cells(cast: Cast) -> list[tuple[str, str]]:
     """The black-box cells of all tables, each once."""
     return list(dict.fromkeys(cell for names in cast.groups.values() for cell in off_diagonal(names)))
-
-
-def table_rows(
-    scores: Scores, table: str, cells: Sequence[tuple[str, str]], steps: dict[str, int], **shared
-) -> list[dict]:
-    """Hit rate and mean similarity of each cell; ``steps`` tells when each method is looked at."""
-    rows = []
-    for method, step in steps.items():
-        for cell in cells:
-            if not scores.has(method, step, [cell]):
-                continue
-            for metric in ("hit_rate", "similarity"):
-                interval = scores.interval(scores.cells(metric, method, step, [cell]), share=metric == "hit_rate")
-                place = {"table": table, "source": cell[0], "target": cell[1], "method": method, "steps": step}
-                rows.append(result_row(metric, interval, len(scores.sources), **place, **shared))
-    return rows
 
 
 def transfer_rows(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
@@ -516,38 +341,15 @@ def rate_rows(scores: Scores, cast: Cast, budget: Budget, rates: Sequence[float]
         cells = [(network_name(source), network_name(judge)) for judge in judges]
         for rate in rates:
             method = rate_method(rate, own)
-            rows += _mean_rows(scores, "Fig. 3", cells, method, budget.steps, name=BEST, x=rate)
+            rows += mean_rows(scores, "Fig. 3", cells, method, budget.steps, name=BEST, x=rate, far="1e-3")
     return rows
 
 
 def curve_rows(scores: Scores, cast: Cast, steps: Sequence[int]) -> list[dict]:
     """Fig. 4: hit rate and similarity against the number of steps, averaged over the judges of Fig. 5."""
     cells = [(network_name(cast.main), network_name(judge)) for judge in cast.curve_judges]
-    rows = []
-    for method in METHODS:
-        for step in steps:
-            if scores.has(method, step, cells):
-                rows += _mean_rows(scores, "Fig. 4", cells, method, step, name=method, x=step)
-    return rows
-
-
-def _mean_rows(scores: Scores, table: str, cells, method: str, step: int, *, name: str, x: float) -> list[dict]:
-    rows = []
-    for metric in ("hit_rate", "similarity"):
-        interval = scores.interval(scores.cells(metric, method, step, cells), share=metric == "hit_rate")
-        place = {"table": table, "source": cells[0][0], "target": "mean", "method": name, "x": x, "steps": step}
-        rows.append(result_row(metric, interval, len(scores.sources), far="1e-3", **place))
-    return rows
-
-
-def distance_series(study: Study, cast: Cast, method: str) -> dict[str, np.ndarray]:
-    """Fig. 5: mean distance to the target after each step looked at, the surrogate first."""
-    main = network_name(cast.main)
-    chosen = study.frame[(study.frame["source"] == main) & (study.frame["method"] == method)]
-    chosen = chosen.assign(distance=np.sqrt(np.maximum(0, 2 - 2 * chosen["similarity"])))
-    means = chosen.pivot_table(index="step", columns="target", values="distance", aggfunc="mean")
-    names = [main, *(network_name(judge) for judge in cast.curve_judges)]
-    return {name: means[name].dropna().sort_index().to_numpy() for name in dict.fromkeys(names)}
+    ran = [(method, step) for method in METHODS for step in steps if scores.has(method, step, cells)]
+    return [row for one in ran for row in mean_rows(scores, "Fig. 4", cells, *one, x=one[1], far="1e-3")]
 
 
 def distance_rows(study: Study, cast: Cast) -> list[dict]:
@@ -566,41 +368,21 @@ def distance_rows(study: Study, cast: Cast) -> list[dict]:
     return rows
 
 
-FAR_TEXT = {1e-2: "1e-2", 1e-3: "1e-3", 1e-4: "1e-4"}
-
-
 def ensemble_rows(study: Study, thresholds: pd.DataFrame, budget: Budget) -> list[dict]:
     """Table V: hit rates at each FAR that the benchmark resolves, and the similarity, which has none."""
     rows = []
-    for far in _resolved(study, thresholds):
-        scores = score(study, thresholds, far=far)
+    for far in resolved_fars(study, thresholds):
+        scores = score(study, thresholds, at=far)
         for source, method, step, target in scores.similarity.columns:
             place = {"table": "Table V", "source": source, "method": method, "target": target, "steps": step}
             for metric in ("hit_rate", "similarity"):
-                interval = scores.interval(
-                    scores.cells(metric, method, step, [(source, target)]), share=metric == "hit_rate"
-                )
+                values = scores.cells(metric, method, step, [(source, target)])
+                interval = scores.interval(values, share=metric == "hit_rate")
                 rows.append(result_row(metric, interval, len(scores.sources), far=FAR_TEXT[far], **place))
     return rows
 
 
-def _resolved(study: Study, thresholds: pd.DataFrame) -> list[float]:
-    judges = study.frame["target"].str.removeprefix(BLACK_BOX).unique()
-    return [far for far in FARS if np.isfinite(thresholds.loc[judges, far]).all()]
-
-
 # ---------------------------------------------------------------- paired differences
-
-
-def difference_row(
-    scores: Scores, claim: str, cells, better: tuple[str, int], worse: tuple[str, int], *, metric: str, name: str = "", **place
-) -> dict:
-    """The paired difference of two (method, step), averaged over cells, as a row of ``claim``."""
-    values = scores.cells(metric, *better, cells) - scores.cells(metric, *worse, cells)
-    name = name or f"{better[0]} minus {worse[0]}"
-    interval = scores.interval(values)
-    where = {"table": claim, "method": name, "steps": better[1], **place}
-    return result_row(f"{metric}_difference", interval, len(scores.sources), **where)
 
 
 COMPARED = {
@@ -664,17 +446,12 @@ def gap_effects(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
             for place, part in (("judges", judges), ("surrogate", [(main, main)]))
         }
         gaps[method] = distance["judges"].mean(axis=1) - distance["surrogate"][:, 0]
-    return [
-        result_row(
-            "distance_difference",
-            scores.interval(gaps[method] - gaps[BEST]),
-            len(scores.sources),
-            table="claim 7",
-            method=f"gap of {method} minus gap of {BEST}",
-            steps=budget.steps,
-        )
-        for method in NARROWEST
-    ]
+    rows = []
+    for method in NARROWEST:
+        interval = scores.interval(gaps[method] - gaps[BEST])
+        place = {"table": "claim 7", "method": f"gap of {method} minus gap of {BEST}", "steps": budget.steps}
+        rows.append(result_row("distance_difference", interval, len(scores.sources), **place))
+    return rows
 
 
 def label_effects(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
@@ -705,8 +482,7 @@ def rate_effects(scores: Scores, cast: Cast, budget: Budget, rates: Sequence[flo
             for other, words in ((0.0, "none"), (max(rates), f"{max(rates):g}")):
                 methods = (BEST, budget.steps), (rate_method(other, own), budget.steps)
                 label = f"the paper's rate minus {words}"
-                row = difference_row(scores, "claim 5", cells, *methods, metric=metric, name=label, source=name)
-                rows.append(row)
+                rows.append(difference_row(scores, "claim 5", cells, *methods, metric=metric, name=label, source=name))
     return rows
 
 
@@ -714,13 +490,12 @@ def ensemble_effects(study: Study, thresholds: pd.DataFrame, budget: Budget) -> 
     """Claim 8: DFANet's gain on the held-out network, over all ensembles, at each FAR."""
     rows = []
     methods = ("DFANet-E-DI-M-FIM", budget.steps), ("E-DI-M-FIM", budget.steps)
-    for far in _resolved(study, thresholds):
-        scores = score(study, thresholds, far=far)
+    for far in resolved_fars(study, thresholds):
+        scores = score(study, thresholds, at=far)
         cells = sorted({(source, target) for source, _, _, target in scores.similarity.columns})
         metrics = ("hit_rate", "similarity") if far == 1e-3 else ("hit_rate",)
-        rows += [
-            difference_row(scores, "claim 8", cells, *methods, metric=metric, far=FAR_TEXT[far]) for metric in metrics
-        ]
+        for metric in metrics:
+            rows.append(difference_row(scores, "claim 8", cells, *methods, metric=metric, far=FAR_TEXT[far]))
     return rows
 
 
@@ -747,28 +522,6 @@ def audit_rows(scores: Scores, study: Study, cast: Cast, budget: Budget) -> list
     return rows
 
 
-def audit_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """The audit's rows as one line a variant, intervals as text."""
-    lines = []
-    for variant, note in AUDIT.items():
-        part = rows[(rows["table"] == "Audit") & (rows["method"] == variant)].set_index("metric")
-        if part.empty:
-            continue
-        cost = part.loc[["cost"]].set_index("target")["value"]
-        line = {"variant": variant, "what it is": note}
-        line |= {"forward + backward": f"{cost.iloc[0]:.0f} + {cost.iloc[1]:.0f}", "rmsd": part.loc["rmsd", "value"]}
-        line |= {"hit rate (%)": part.loc["hit_rate", "value"], "similarity": part.loc["similarity", "value"]}
-        for metric, digits, head in (("hit_rate", 1, "hits (points)"), ("similarity", 3, "similarity")):
-            name = f"{metric}_difference"
-            text = "reference"
-            if name in part.index:
-                value, low, high = part.loc[name, ["value", "ci_low", "ci_high"]]
-                text = f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-            line[f"difference in {head}"] = text
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
 # ---------------------------------------------------------------- the claims
 
 STATEMENTS = {
@@ -783,7 +536,6 @@ STATEMENTS = {
     9: ("The attacked benchmark lowers every network's accuracy, and each defense raises it without restoring it", "Table VI"),
 }
 METRIC_OF = {7: "distance_difference", 9: "accuracy_difference"}
-UNITS = {"hit_rate_difference": "points", "accuracy_difference": "points", "distance_difference": "L2"}
 
 
 def judge_effects(effects: pd.DataFrame | None) -> dict[int, Evidence]:
@@ -805,14 +557,8 @@ def judge_effects(effects: pd.DataFrame | None) -> dict[int, Evidence]:
         names = part["method"] + part["source"].map(lambda s: f", {s}" if s else "")
         if number == 8:
             names += " at FAR " + part["far"]
-        found[number] = claim_every(
-            {name: _evidence(row, UNITS[metric]) for name, row in zip(names, part.to_dict("records"), strict=True)}
-        )
+        found[number] = claim_every(dict(zip(names, map(evidence_of, part.to_dict("records")), strict=True)))
     return found
-
-
-def _evidence(row: dict, unit: str) -> Evidence:
-    return claim_mean_difference(row["value"], row["ci_low"], row["ci_high"], int(row["n_pairs"]), unit=unit)
 
 
 def judge_printed() -> dict[int, Evidence]:
@@ -822,13 +568,13 @@ def judge_printed() -> dict[int, Evidence]:
     label = tables[tables["table"] == "Table I"]
     best = [(BEST, other) for other in METHODS if other != BEST]
     found = {
-        1: _printed(three, [(f"DFANet-{base}", base) for base in ("FIM", "M-FIM", "DI-M-FIM")]),
-        2: _printed(three, [("DI-M-FIM", "M-FIM"), ("M-FIM", "FIM")]),
-        3: _printed(three, best),
-        4: _printed(label, [("FFM", "FTGSM"), ("FIM", "ITGSM"), ("FIM", "FFM"), ("ITGSM", "FTGSM")]),
+        1: printed_differences(three, [(f"DFANet-{base}", base) for base in ("FIM", "M-FIM", "DI-M-FIM")]),
+        2: printed_differences(three, [("DI-M-FIM", "M-FIM"), ("M-FIM", "FIM")]),
+        3: printed_differences(three, best),
+        4: printed_differences(label, [("FFM", "FTGSM"), ("FIM", "ITGSM"), ("FIM", "FFM"), ("ITGSM", "FTGSM")]),
     }
     service = tables[tables["table"] == "Table V"]
-    found[8] = _printed(service, [("DFANet-E-DI-M-FIM", "E-DI-M-FIM")], by=("source", "far"))
+    found[8] = printed_differences(service, [("DFANet-E-DI-M-FIM", "E-DI-M-FIM")], by=("source", "far"))
     six = tables[tables["table"] == "Table VI"]
     clean, attacked = (six[six["target"] == name].set_index("method")["value"] for name in ("LFW", "TALFW"))
     falls = clean - attacked.reindex(clean.index)
@@ -837,12 +583,6 @@ def judge_printed() -> dict[int, Evidence]:
     labels = [f"{name} falls" for name in falls.index] + [f"{name} lifts" for name in defended]
     found[9] = claim_printed([*falls, *lifts], labels=labels)
     return found
-
-
-def _printed(frame: pd.DataFrame, pairs, *, by=("table", "source", "target")) -> Evidence:
-    parts = [method_differences(frame, *pair, by=by).assign(pair=f"{pair[0]} over {pair[1]}") for pair in pairs]
-    every = pd.concat(parts, ignore_index=True)
-    return claim_printed(every["value"], labels=every["label"] + " (" + every["pair"] + ")")
 
 
 def make_claims(published: pd.DataFrame | None, live: pd.DataFrame | None, *, printed: bool = True) -> list[Claim]:

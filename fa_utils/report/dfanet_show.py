@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from fa_utils.attacks import FeatureDropout, Scope
-from fa_utils.attacks.transfer import Study
+from fa_utils.attacks.transfer import Study, network_name
 from fa_utils.metrics import roc_curve
 from fa_utils.models.recipes import RECIPES
 from fa_utils.report import dfanet
 from fa_utils.report.figures import distance_curves, lines, new_figure, roc
 from fa_utils.report.results import paper_table, results_frame
+from fa_utils.report.scores import FAR_TEXT
 from fa_utils.report.tables import Table, plain_table, three_columns
 from fa_utils.report.talfw import TRAINED, scores_of
 
@@ -75,7 +76,8 @@ def databases_table(zoo: pd.DataFrame) -> Table:
 
 def thresholds_table(measured: pd.DataFrame, thresholds: pd.DataFrame) -> Table:
     """The thresholds that the chapter uses, and the one that the live benchmark's protocol would give."""
-    frame = thresholds.rename(columns={far: f"FAR {text}" for far, text in dfanet.FAR_TEXT.items()})
+    names = {far: f"FAR {text}" for far, text in FAR_TEXT.items()}
+    frame = thresholds[list(names)].rename(columns=names)
     frame = frame.assign(**{"FAR 1e-3, live protocol": measured["protocol"].reindex(frame.index)})
     return plain_table(
         frame.rename_axis("network").reset_index(),
@@ -180,6 +182,28 @@ def queries_table(costs: pd.DataFrame) -> Table:
     return plain_table(costs[columns], caption="Cost: passes through surrogates for one picture; queries of the service in all.")
 
 
+def audit_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The audit's rows as one line a variant, intervals as text."""
+    lines_ = []
+    for variant, note in dfanet.AUDIT.items():
+        part = rows[(rows["table"] == "Audit") & (rows["method"] == variant)].set_index("metric")
+        if part.empty:
+            continue
+        cost = part.loc[["cost"]].set_index("target")["value"]
+        line = {"variant": variant, "what it is": note}
+        line |= {"forward + backward": f"{cost.iloc[0]:.0f} + {cost.iloc[1]:.0f}", "rmsd": part.loc["rmsd", "value"]}
+        line |= {"hit rate (%)": part.loc["hit_rate", "value"], "similarity": part.loc["similarity", "value"]}
+        for metric, digits, head in (("hit_rate", 1, "hits (points)"), ("similarity", 3, "similarity")):
+            name = f"{metric}_difference"
+            text = "reference"
+            if name in part.index:
+                value, low, high = part.loc[name, ["value", "ci_low", "ci_high"]]
+                text = f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+            line[f"difference in {head}"] = text
+        lines_.append(line)
+    return pd.DataFrame(lines_)
+
+
 # ---------------------------------------------------------------- figures
 
 
@@ -217,11 +241,21 @@ def _curve(rows: pd.DataFrame) -> tuple:
     return tuple(rows[name].to_numpy() for name in ("x", "value", "ci_low", "ci_high"))
 
 
+def distance_series(study: Study, cast: dfanet.Cast, method: str) -> dict[str, np.ndarray]:
+    """Fig. 5: mean distance to the target after each step looked at, the surrogate first."""
+    main = network_name(cast.main)
+    chosen = study.frame[(study.frame["source"] == main) & (study.frame["method"] == method)]
+    chosen = chosen.assign(distance=np.sqrt(np.maximum(0, 2 - 2 * chosen["similarity"])))
+    means = chosen.pivot_table(index="step", columns="target", values="distance", aggfunc="mean")
+    names = [main, *(network_name(judge) for judge in cast.curve_judges)]
+    return {name: means[name].dropna().sort_index().to_numpy() for name in dict.fromkeys(names)}
+
+
 def distance_figure(study: Study, cast: dfanet.Cast, *, steps: int):
     """Fig. 5: mean distance to the target after each of the first steps; panels of the paper's five methods."""
     methods = [name for name in (*dfanet.NARROWEST, dfanet.BEST) if name in set(study.frame["method"])]
     return distance_curves(
-        {name: {k: v[:steps] for k, v in dfanet.distance_series(study, cast, name).items()} for name in methods}
+        {name: {k: v[:steps] for k, v in distance_series(study, cast, name).items()} for name in methods}
     )
 
 
@@ -229,7 +263,7 @@ def distances_end(study: Study, cast: dfanet.Cast, *, steps: int) -> Table:
     """What Fig. 5 ends with: distances, the gap, and how often the surrogate's curve rises on the way."""
     rows = []
     for method in (*dfanet.NARROWEST, dfanet.BEST):
-        series = dfanet.distance_series(study, cast, method)
+        series = distance_series(study, cast, method)
         source, *others = series.values()
         end = float(np.mean([values[-1] for values in others]))
         rises = float(np.mean(np.diff(source[:steps]) > 0)) if steps > 1 else np.nan
