@@ -1,10 +1,12 @@
 """What a step of an attack costs, and how that compares with torchattacks, on one network in one run.
 
-    python benchmarks/attack_step.py [--network ires] [--batch 20] [--rounds 25] [--threads 1] [--device cpu]
+    python benchmarks/attack_step.py [--network ires] [--batch 20] [--rounds 25] [--threads 1] [--device cpu] [--only BPFA]
 
 The cost of a step is the difference between a long and a short run, over the difference in steps, so that
 one-off work (the reference embedding, the labels) is left out for everyone. All contenders take turns, so
 that a busy machine slows them alike, and on the CPU it is processor time that counts, not time waiting for it.
+Memory is the most that tensors took at once during three steps, above what they took before; network and pictures
+are not counted, which would make every ratio look better.
 """
 
 import argparse
@@ -16,13 +18,41 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from fa_utils.attacks import Attack, DiverseInput, FeatureDropout, Impersonate, LabelDodge, Momentum
+from fa_utils.attacks import (
+    Attack,
+    BeneficialPerturbation,
+    DiverseInput,
+    FeatureDropout,
+    GhostNetwork,
+    GradientEroding,
+    Impersonate,
+    LabelDodge,
+    Momentum,
+    NoiseCopies,
+    SkipGradient,
+    engine,
+)
 from fa_utils.models.backbones import build_backbone
 from fa_utils.models.encoder import FaceEncoder
 
 SHORT, LONG = 1, 6
 BUDGET = {"eps": 10 / 255, "step_size": 1 / 255}
 BARE = "bare forward + input gradient"
+STACKED, LOOPED = "three noise copies, stacked", "three noise copies, looped"
+BPFA = {layers: f"BPFA-FIM, {layers}" for layers in ("convolution", "normalization", "activation")}
+
+RATIOS = (
+    ("FIM", BARE, "at most 1.05"),
+    ("DFANet-FIM, clean target", "FIM", "at most 1.35"),
+    ("DFANet-FIM, masked target", "FIM", "one forward pass more"),
+    ("GE-FIM", "FIM", "at most 1.08"),
+    ("SGM-FIM", "FIM", "at most 1.08"),
+    ("Ghost-FIM", "FIM", "at most 1.15"),
+    *((name, "FIM", "at most 1.10") for name in BPFA.values()),
+    (STACKED, LOOPED, "same result"),
+    ("torchattacks PGD", "PGD (label)", "above 1: ours is faster"),
+    ("torchattacks MIFGSM", "MI-FGSM (label)", "above 1: ours is faster"),
+)
 
 Run = Callable[[int], object]  # takes the number of steps
 
@@ -57,20 +87,41 @@ def contenders(encoder: FaceEncoder, source: Tensor, target: Tensor) -> dict[str
         parts.update(BUDGET, objective=objective)
         return lambda steps: Attack(steps=steps, **parts)(encoder, source, target)
 
+    def altered(part) -> Run:
+        return ours(Impersonate(), surrogate=[part])
+
     def theirs(kind, **options) -> Run:
         return lambda steps: kind(classifier, steps=steps, **budget, **options)(source, labels)
 
+    copies = ours(Impersonate(), inputs=[NoiseCopies(3)])
     return {
         BARE: bare,
         "FIM": ours(Impersonate()),
         "DI-M-FIM": ours(Impersonate(), inputs=[DiverseInput()], gradient=[Momentum()]),
-        "DFANet-FIM, clean target": ours(Impersonate(), surrogate=[FeatureDropout(0.1, target="clean")]),
-        "DFANet-FIM, masked target": ours(Impersonate(), surrogate=[FeatureDropout(0.1)]),
+        "DFANet-FIM, clean target": altered(FeatureDropout(0.1, target="clean")),
+        "DFANet-FIM, masked target": altered(FeatureDropout(0.1)),
+        "GE-FIM": altered(GradientEroding()),
+        "SGM-FIM": altered(SkipGradient(0.5)),
+        "Ghost-FIM": altered(GhostNetwork()),
+        **{name: altered(BeneficialPerturbation(layers=layers)) for layers, name in BPFA.items()},
+        STACKED: copies,
+        LOOPED: one_copy_at_a_time(copies),
         "PGD (label)": ours(LabelDodge()),
         "MI-FGSM (label)": ours(LabelDodge(), gradient=[Momentum()]),
         "torchattacks PGD": theirs(torchattacks.PGD, random_start=False),
         "torchattacks MIFGSM": theirs(torchattacks.MIFGSM, decay=1.0),
     }
+
+
+def one_copy_at_a_time(run: Run) -> Run:
+    def looped(steps: int) -> object:
+        rows, engine.STACKED_ROWS = engine.STACKED_ROWS, 1
+        try:
+            return run(steps)
+        finally:
+            engine.STACKED_ROWS = rows
+
+    return looped
 
 
 def measure(runs: dict[str, Run], *, rounds: int, device: torch.device) -> dict[str, float]:
@@ -97,6 +148,48 @@ def measure(runs: dict[str, Run], *, rounds: int, device: torch.device) -> dict[
     return {name: (typical[name, LONG] - typical[name, SHORT]) / (LONG - SHORT) for name in runs}
 
 
+def peak_bytes(run: Run, device: torch.device, *, steps: int = 3) -> int:
+    """The most that tensors took at once during ``steps`` steps, above what they took before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(steps)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run(steps)
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):  # every allocation and every release
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def show_times(step: dict[str, float], batch: int) -> None:
+    for name, seconds in step.items():
+        print(f"  {name:32} {1e3 * seconds:8.2f} ms/step {batch / seconds:9.1f} images-iterations/s")
+    print("ratios of time")
+    for over, under, limit in RATIOS:
+        if over in step and under in step:
+            print(f"  {over + ' / ' + under:58} {step[over] / step[under]:6.3f}   ({limit})")
+
+
+def show_memory(runs: dict[str, Run], device: torch.device) -> None:
+    plain = peak_bytes(runs["FIM"], device)
+    print(f"ratios of peak memory, FIM {plain / 2**20:.1f} MiB")
+    for name in BPFA.values():
+        if name in runs:
+            print(f"  {name + ' / FIM':58} {peak_bytes(runs[name], device) / plain:6.3f}   (at most 1.05)")
+
+
+def show_copies(runs: dict[str, Run]) -> None:
+    """After one step; later ones differ where rounding decides a sign (shared/DESIGN.md)."""
+    if STACKED in runs and LOOPED in runs:
+        agree = (runs[STACKED](1) == runs[LOOPED](1)).float().mean().item()
+        print(f"stacked and looped copies: {100 * agree:.3f} % of pixels are equal after one step")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="ires")
@@ -104,26 +197,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of contenders; FIM always runs")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     encoder = make_encoder(options.network).to(options.device)
     source, target = (
         (torch.randint(0, 256, (options.batch, 3, 112, 112)) / 255).to(options.device) for _ in range(2)
     )
-    step = measure(contenders(encoder, source, target), rounds=options.rounds, device=encoder.device)
-
+    runs = contenders(encoder, source, target)
+    runs = {name: run for name, run in runs.items() if name == "FIM" or any(part in name for part in options.only)}
     print(f"{options.network}, batch {options.batch}, {options.threads} thread(s), {options.device}")
-    for name, seconds in step.items():
-        print(f"  {name:32} {1e3 * seconds:8.2f} ms/step {options.batch / seconds:9.1f} images-iterations/s")
-    print("ratios")
-    for over, under, limit in (
-        ("FIM", BARE, "at most 1.05"),
-        ("DFANet-FIM, clean target", "FIM", "at most 1.35"),
-        ("DFANet-FIM, masked target", "FIM", "one forward pass more"),
-        ("torchattacks PGD", "PGD (label)", "above 1: ours is faster"),
-        ("torchattacks MIFGSM", "MI-FGSM (label)", "above 1: ours is faster"),
-    ):
-        print(f"  {over + ' / ' + under:52} {step[over] / step[under]:6.3f}   ({limit})")
+    show_times(measure(runs, rounds=options.rounds, device=encoder.device), options.batch)
+    show_memory(runs, encoder.device)
+    show_copies(runs)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ cannot resolve (n * FAR < 1) is refused: no threshold is extrapolated from less 
 Thresholds come from clean pictures only; nothing here takes adversarial scores to set one.
 """
 
+import functools
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -333,7 +334,7 @@ def two_way_bootstrap(values, source_ids, target_ids, *, n_resamples: int = 2000
     clusterings = [sources, targets]
     if len(values) ** 2 / (np.bincount(groups) ** 2).sum() >= INDEPENDENT_GROUPS:
         clusterings = [groups]
-    means = _resampled_means(values, clusterings, n_resamples, np.random.default_rng(seed))
+    means = _resampled_means(values, clusterings, n_resamples, seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
 
@@ -346,19 +347,32 @@ def _independent_groups(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1][sources]
 
 
-def _resampled_means(values, clusterings, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    means = []
+def _resampled_means(values, clusterings, n_resamples: int, seed: int) -> np.ndarray:
     chunk = max(1, int(4e6) // len(values))  # bounds memory at some tens of megabytes
-    for start in range(0, n_resamples, chunk):
-        weights = 1.0
-        for labels in clusterings:
-            size = labels.max() + 1
-            draws = rng.multinomial(size, np.full(size, 1 / size), size=min(chunk, n_resamples - start))
-            weights = weights * draws[:, labels]
-        total = weights.sum(axis=1)
-        drawn = total > 0
-        means.append((weights[drawn] @ values) / total[drawn])
-    return np.concatenate(means)
+    key = tuple(labels.tobytes() for labels in clusterings)
+    if n_resamples <= chunk:  # a table asks for hundreds of intervals over the same pairs: draw once
+        return _draw_once(key, clusterings[0].dtype.str, n_resamples, seed) @ values
+    rng = np.random.default_rng(seed)
+    sizes = [min(chunk, n_resamples - start) for start in range(0, n_resamples, chunk)]
+    return np.concatenate([_draw(clusterings, size, rng) @ values for size in sizes])
+
+
+@functools.lru_cache(maxsize=8)
+def _draw_once(key: tuple[bytes, ...], dtype: str, n_resamples: int, seed: int) -> np.ndarray:
+    clusterings = [np.frombuffer(labels, dtype) for labels in key]
+    return _draw(clusterings, n_resamples, np.random.default_rng(seed))
+
+
+def _draw(clusterings, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Weight of each pair in each resample (resamples, pairs), summing to one; resamples without a pair are left out."""
+    weights = 1.0
+    for labels in clusterings:
+        size = labels.max() + 1
+        draws = rng.multinomial(size, np.full(size, 1 / size), size=n_resamples)
+        weights = weights * draws[:, labels]
+    total = weights.sum(axis=1, keepdims=True)
+    drawn = total[:, 0] > 0
+    return weights[drawn] / total[drawn]
 
 
 def wilson_interval(hits: int, n: int, *, level: float = 0.95) -> Interval:

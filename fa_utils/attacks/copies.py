@@ -40,8 +40,8 @@ class ScaleCopies:
     noise: str = "before"
 
     def __post_init__(self) -> None:
-        _check_count(self.count)
-        _check_sigma(self.sigma)
+        check_count(self.count)
+        check_sigma(self.sigma)
         if not (math.isfinite(self.base) and self.base >= 1):
             raise ValueError(f"base must be finite and at least 1, got {self.base!r}")
         if not 0 <= self.origin <= 1:
@@ -74,8 +74,8 @@ class NoiseCopies:
     sigma: float = 15 / 255
 
     def __post_init__(self) -> None:
-        _check_count(self.count)
-        _check_sigma(self.sigma)
+        check_count(self.count)
+        check_sigma(self.sigma)
 
     def bind(self, scope: Scope):
         return _Copies(ScaleCopies(self.count, base=1.0, sigma=self.sigma), scope)
@@ -109,12 +109,12 @@ class _Copies:
         return noise
 
 
-def _check_count(count: int) -> None:
+def check_count(count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"count, the number of copies, must be a whole number of at least 1, got {count!r}")
 
 
-def _check_sigma(sigma: float) -> None:
+def check_sigma(sigma: float) -> None:
     if not (math.isfinite(sigma) and 0 <= sigma <= 1):
         hint = "; gray levels are written 15 / 255" if sigma > 1 else ""
         raise ValueError(f"sigma must lie in [0, 1], on the scale of the images, got {sigma!r}{hint}")

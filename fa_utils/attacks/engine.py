@@ -71,12 +71,16 @@ class Scope:
         The seed of the attack.
     label : str
         Which part this is; no two parts of an attack share it.
+    eps, step_size : float
+        The budget of the attack, on the scale of the images.
     """
 
     source: Tensor
     keys: tuple[str, ...]
     seed: int
     label: str
+    eps: float = 10 / 255
+    step_size: float = 1 / 255
 
     def generators(self, *, device: torch.device | str = "cpu") -> list[torch.Generator]:
         """One generator per image, seeded by (seed, part, key) and nothing else."""
@@ -88,14 +92,16 @@ class SurrogateState:
 
     enabled: bool = False
     on_target: bool = False  # whether the reference is embedded anew each step, by the same altered network
+    rehearsals: int = 0  # passes, forward and backward, made for the part's sake before each one that counts
 
     def begin_step(self, step: int) -> None:
         """Called once before the passes of a step: draw what holds for this step."""
 
-    def begin_pass(self, copies: int) -> None:
+    def begin_pass(self, copies: int, first: int = 0) -> None:
         """Called before each pass of ``copies`` copies of all pictures: draw what holds for this pass only.
 
-        What is drawn copy by copy does not depend on how many copies pass at once.
+        ``first`` is the number of the first of them among all copies, counted from 0. What is drawn copy by copy does
+        not depend on how many copies pass at once. Rehearsals belong to the pass that they come before.
         """
 
 
@@ -257,9 +263,13 @@ class _Network:
         for state, flag in zip(self.states, flags, strict=True):
             state.enabled = flag
 
-    def begin_pass(self, copies: int) -> None:
+    def begin_pass(self, copies: int, first: int) -> None:
         for state in self.states:
-            state.begin_pass(copies)
+            state.begin_pass(copies, first)
+
+    @property
+    def rehearsals(self) -> int:
+        return max((state.rehearsals for state in self.states), default=0)
 
 
 @dataclass
@@ -277,7 +287,7 @@ class _Run:
         self.attack, self.keys, self.cost = attack, keys, _Cost()
         self.start = _to_grey(source)
         source = self.start / GREY  # what the network will see at step 0, to the last bit
-        self.scope = Scope(source, keys, attack.seed, "engine")
+        self.scope = Scope(source, keys, attack.seed, "engine", attack.eps, attack.step_size)
         self.anchor = attack.objective.anchor(source, target)
         self.inputs = [part.bind(scope) for part, scope in self._scoped(attack.inputs)]
         self.gradient = [part.bind(scope) for part, scope in self._scoped(attack.gradient)]
@@ -362,11 +372,10 @@ class _Run:
         for part in self.gradient:
             where = part.look(where) if hasattr(part, "look") else where
         gradient = self._gradient_at(where, step)
-        broken = ~torch.isfinite(gradient.sum((1, 2, 3)))  # one NaN or infinity spoils a sum
         point = Point(images, step, lambda other: self._gradient_at(other, step))
         for part in self.gradient:
             gradient = part(gradient, point)
-        return gradient, broken
+        return gradient, ~torch.isfinite(gradient.sum((1, 2, 3)))  # one NaN or infinity spoils a sum
 
     def _gradient_at(self, images: Tensor, step: int) -> Tensor:
         """Gradient of the summed objective with respect to ``images`` alone."""
@@ -392,7 +401,7 @@ class _Run:
         for start in range(0, len(copies), at_once):
             part = copies[start : start + at_once]
             stacked = part[0] if len(part) == 1 else torch.cat(part)
-            found += self._network_gradient(stacked.requires_grad_(True), len(part)).split(batch)
+            found += self._network_gradient(stacked.requires_grad_(True), len(part), start).split(batch)
         return found
 
     def _sum_of_each(self, leaf: Tensor, copies: list[tuple[Tensor, float]], found: list[Tensor]) -> Tensor:
@@ -405,18 +414,24 @@ class _Run:
             total += gradient * weight
         return total
 
-    def _network_gradient(self, leaf: Tensor, copies: int) -> Tensor:
+    def _network_gradient(self, leaf: Tensor, copies: int, first: int) -> Tensor:
         """Gradient with respect to ``copies`` copies of the pictures, one after the other in ``leaf``."""
-        objective, total = self.attack.objective, None
+        total = None
         for network in self.networks:
-            network.begin_pass(copies)
-            loss = objective.loss(objective.predict(network.encoder, leaf), _repeated(network.reference, copies))
-            part = torch.autograd.grad(loss.sum(), leaf)[0]
+            network.begin_pass(copies, first)
+            for _ in range(network.rehearsals):
+                self._pass(network, leaf, copies)
+            part = self._pass(network, leaf, copies)
             part = part if network.weight == 1 else part * network.weight
             total = part if total is None else total + part
-            self.cost.forwards += copies
-            self.cost.backwards += copies
         return total
+
+    def _pass(self, network: _Network, leaf: Tensor, copies: int) -> Tensor:
+        objective = self.attack.objective
+        loss = objective.loss(objective.predict(network.encoder, leaf), _repeated(network.reference, copies))
+        self.cost.forwards += copies
+        self.cost.backwards += copies
+        return torch.autograd.grad(loss.sum(), leaf)[0]
 
 
 def _repeated(reference: Tensor, copies: int) -> Tensor:

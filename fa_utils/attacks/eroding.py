@@ -131,7 +131,7 @@ class _ErodingState(SurrogateState):
         self.generators = scope.generators() if part.low < part.high else []
         self.factors = torch.empty(0)
 
-    def begin_pass(self, copies: int) -> None:
+    def begin_pass(self, copies: int, first: int = 0) -> None:
         low, high = self.part.low, self.part.high
         if low == high:
             return
@@ -163,7 +163,7 @@ class _GhostState(SurrogateState):
         self.generators = scope.generators()
         self.factors = torch.empty(0)
 
-    def begin_pass(self, copies: int) -> None:
+    def begin_pass(self, copies: int, first: int = 0) -> None:
         draws = [torch.rand(copies, self.total, generator=generator) for generator in self.generators]
         factors = 1 + self.part.spread * (2 * torch.stack(draws, 1).flatten(0, 1) - 1)
         self.factors = factors.to(**self.place, non_blocking=True)

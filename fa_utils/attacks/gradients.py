@@ -59,6 +59,104 @@ class _MomentumState:
         return self.total
 
 
+@dataclass(frozen=True)
+class Nesterov:
+    """NI: momentum whose gradient is taken where the momentum would lead, at x - step_size * mu * g.
+
+    Parameters
+    ----------
+    mu : float
+        Decay, at least 0; 0 is the plain gradient, bit for bit.
+    norm : {"mean_abs", "l1", "l2", "none"}
+        As in `Momentum`. The length of the look ahead depends on it, so no two give the same attack.
+    clip : bool
+        Keep the look ahead within eps of the picture and within [0, 1]; without, it is the authors'.
+
+    Notes
+    -----
+    Lin et al. (2020). With ``mean_abs`` and mu = 1 the momentum grows by about one at each step, and so does the look ahead, by a
+    step size: harmless in ten steps, far outside the ball in a thousand (sheet 5-bpfa, section 2; common.md, section
+    4, item 4). It takes the place of `Momentum`.
+    """
+
+    mu: float = 1.0
+    norm: str = "mean_abs"
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        Momentum(self.mu, self.norm)
+
+    def bind(self, scope) -> "_NesterovState":
+        return _NesterovState(self, scope)
+
+
+class _NesterovState(_MomentumState):
+    def __init__(self, part: Nesterov, scope):
+        super().__init__(Momentum(part.mu, part.norm))
+        self.length = part.mu * scope.step_size
+        self.box: tuple[Tensor, ...] = ()
+        if part.clip:
+            self.box = (scope.source - scope.eps).clamp_(min=0), (scope.source + scope.eps).clamp_(max=1)
+
+    def look(self, images: Tensor) -> Tensor:
+        if self.total is None or self.length == 0:
+            return images
+        ahead = images.sub(self.total, alpha=self.length)
+        return ahead.clamp_(*self.box) if self.box else ahead
+
+
+@dataclass(frozen=True)
+class VarianceTuning:
+    """VT: add how much the gradient around the picture of the step before differed from the gradient there.
+
+    Parameters
+    ----------
+    count : int
+        Neighbors of the picture, at least 0, each at the cost of one more gradient; 0 is the plain attack, bit for bit.
+    beta : float
+        Neighbors lie uniformly within beta * eps of the picture, pixel by pixel; finite and above 0.
+
+    Notes
+    -----
+    Wang and He (2021), with the settings of their code: v = mean of the neighbors' gradients - gradient, added at the next step,
+    before `Momentum` normalizes (sheet 5-bpfa, section 2). Neighbors may leave the ball and [0, 1], as theirs do; they
+    are new at each step, for each image.
+    """
+
+    count: int = 20
+    beta: float = 1.5
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
+            raise ValueError(f"count, the number of neighbors, must be a whole number of at least 0, got {self.count!r}")
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            raise ValueError(f"beta must be finite and above 0, got {self.beta!r}")
+
+    def bind(self, scope) -> "_VarianceState":
+        return _VarianceState(self, scope)
+
+
+class _VarianceState:
+    def __init__(self, part: VarianceTuning, scope):
+        self.count, self.radius = part.count, part.beta * scope.eps
+        self.generators = scope.generators(device=scope.source.device) if part.count else []
+        self.variance: Tensor | None = None
+
+    def __call__(self, gradient: Tensor, point) -> Tensor:
+        if not self.count:
+            return gradient
+        tuned = gradient if self.variance is None else gradient + self.variance
+        around = sum(point.gradient_at(self._neighbor(point.images)) for _ in range(self.count))
+        self.variance = around / self.count - gradient
+        return tuned
+
+    def _neighbor(self, images: Tensor) -> Tensor:
+        noise = torch.empty_like(images, memory_format=torch.contiguous_format)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.uniform_(-self.radius, self.radius, generator=generator)
+        return images + noise
+
+
 def _norm(gradient: Tensor, kind: str) -> Tensor:
     """Per-image norm (B, 1, 1, 1), with 1 in place of 0."""
     if kind == "l2":

@@ -9,12 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fa_utils.attacks.beneficial import BeneficialPerturbation
 from fa_utils.attacks.copies import NoiseCopies, ScaleCopies
 from fa_utils.attacks.engine import Attack
 from fa_utils.attacks.eroding import GhostNetwork, GradientEroding
-from fa_utils.attacks.gradients import CopyNorm, Momentum, TranslationInvariant
+from fa_utils.attacks.gradients import CopyNorm, Momentum, Nesterov, TranslationInvariant, VarianceTuning
 from fa_utils.attacks.inputs import DiverseInput, DiverseResize, TranslateScale
 from fa_utils.attacks.objectives import Impersonate, LabelDodge, LabelImpersonate
+from fa_utils.attacks.spectrum import SpectrumCopies
 from fa_utils.attacks.surrogates import FeatureDropout
 
 PAPER4_EPS = 20.4 / 255  # 0.08
@@ -31,7 +33,7 @@ class Recipe:
     step_size: float | None = 1 / 255  # None: one step of the whole eps
     inputs: tuple = ()
     gradient: tuple = ()
-    surrogate: tuple = ()  # FeatureDropout gets the drop rate that is asked for
+    surrogate: tuple = ()  # FeatureDropout gets the drop rate that is asked for, BeneficialPerturbation the eta
     random_start: bool = False
 
 
@@ -144,7 +146,35 @@ def _eroding_presets() -> dict[str, Recipe]:
     return found
 
 
-PRESETS: dict[str, Recipe] = _DFANET_PRESETS | _eroding_presets()
+_BENEFICIAL = "Zhou F. et al. 2023"
+_CLEAN_DROPOUT = (FeatureDropout(target="clean"),)  # their second term is the clean network's
+_PLAIN_FIM = {"objective": Impersonate()}  # that of `fim`: with one copy, L2 and squared L2 have the same signs
+_COMBINED = {
+    "fim": ("FIM", _PLAIN_FIM),
+    "mi": ("FIM with MI", {"gradient": _MOMENTUM}),
+    "di": ("FIM with DI", {"inputs": _DIVERSE}),
+    "dfanet": ("FIM with DFANet", {"surrogate": _CLEAN_DROPOUT}),
+    "ssa": ("FIM with SSA of Long et al. 2022", {"inputs": (SpectrumCopies(),)}),
+    "fmd": ("FIM, MI and DI", {"inputs": _DIVERSE, "gradient": _MOMENTUM}),
+    "fmdn": ("FIM, MI, DI and DFANet", {"inputs": _DIVERSE, "gradient": _MOMENTUM, "surrogate": _CLEAN_DROPOUT}),
+    "sni": ("SI and NI of Lin et al. 2020", {"inputs": (ScaleCopies(5),), "gradient": (Nesterov(),)}),
+    "vmi": ("VT of Wang and He 2021 and MI", {"gradient": (VarianceTuning(), *_MOMENTUM)}),
+}
+
+
+def _beneficial_presets() -> dict[str, Recipe]:
+    """The attacks of Tables I to IV, each plain and with BPFA; the plain FIM is `fim`, with as many steps as are asked for."""
+    found = {}
+    for name, (source, parts) in _COMBINED.items():
+        recipe = Recipe(f"{_BENEFICIAL}: {source}", **{"objective": Impersonate("squared_l2"), **parts})
+        surrogate = (*recipe.surrogate, BeneficialPerturbation())
+        found[name] = recipe
+        found[f"{name}_bpfa"] = dataclasses.replace(recipe, source=f"{recipe.source}, and BPFA", surrogate=surrogate)
+    del found["fim"]
+    return found
+
+
+PRESETS: dict[str, Recipe] = _DFANET_PRESETS | _eroding_presets() | _beneficial_presets()
 
 
 def preset(
@@ -153,6 +183,7 @@ def preset(
     eps: float | None = None,
     steps: int | None = None,
     drop: float = 0.1,
+    eta: float = 8e-4,
     seed: int = 0,
     **overrides,
 ) -> Attack:
@@ -167,7 +198,9 @@ def preset(
     steps : int, optional
         Number of steps; the paper's by default. One-step attacks take 1 only.
     drop : float
-        Drop probability of the ``dfanet_`` attacks; the others have none.
+        Drop probability of the attacks with DFANet; the others have none.
+    eta : float
+        Size of the feature perturbation of the ``_bpfa`` attacks; negative for APFA, 0 for the attack without.
     seed : int
         Seed of every random draw.
     **overrides
@@ -189,7 +222,7 @@ def preset(
         step_size=eps if one_step else recipe.step_size,
         steps=steps if steps is not None else recipe.steps or paper_steps(eps),
         inputs=recipe.inputs,
-        surrogate=[FeatureDropout(drop) if part == FeatureDropout() else part for part in recipe.surrogate],
+        surrogate=[_with_sizes(part, drop=drop, eta=eta) for part in recipe.surrogate],
         gradient=recipe.gradient,
         random_start=recipe.random_start,
         seed=seed,
@@ -198,6 +231,11 @@ def preset(
     for key in overrides:
         _lookup("parameter of Attack", key, accepted)
     return dataclasses.replace(attack, **overrides)
+
+
+def _with_sizes(part, *, drop: float, eta: float):
+    sizes = {FeatureDropout: {"p": drop}, BeneficialPerturbation: {"eta": eta}}
+    return dataclasses.replace(part, **sizes.get(type(part), {}))
 
 
 def paper_steps(eps: float) -> int:

@@ -11,7 +11,7 @@ from fa_utils.models.inception_resnet import InceptionResnetV1, SmallInceptionRe
 from fa_utils.models.iresnet import ARCFACE_UNITS, EVOLVE_UNITS, IResNet, IRNet, fixed_slope
 from fa_utils.models.mobilefacenet import MobileFaceNet, MobileWidths
 from fa_utils.models.mobilenet import MobileNetV2
-from fa_utils.models.resnet import ResNet50
+from fa_utils.models.resnet import FaceResNet50, ResNet50
 from fa_utils.models.shufflenet import ShuffleNet
 
 Builder = Callable[[int], nn.Module]
@@ -61,8 +61,8 @@ def small_mobile(embedding: int) -> MobileFaceNet:
     )
 
 
-def small_resnet50(embedding: int) -> ResNet50:
-    return ResNet50(
+def small_resnet50(embedding: int) -> FaceResNet50:
+    return FaceResNet50(
         units=(1, 2, 3, 1),
         widths=(24, 40, 72, 96),
         stem_width=24,

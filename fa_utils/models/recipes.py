@@ -130,7 +130,7 @@ RECIPES = {
         _arcface("ires12", "webface", 21),
         _arcface("ires16", "webface", 22),
         _softmax("incres", "vggface2", 23, epochs=8, scale=32.0, whitening=0.0),
-        _arcface("resnet50", "ms1m", 24),
+        _arcface("resnet50", "ms1m", 24, whitening=0.8),
         _arcface("shuffle", "ms1m", 25),
         _arcface("mobilenet", "ms1m", 26),
         _arcface("irse12", "ms1m", 27),

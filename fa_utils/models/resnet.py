@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from fa_utils.models.iresnet import projection
+from fa_utils.models.iresnet import halved, projection
 
 
 class BottleneckUnit(nn.Module):
@@ -80,8 +80,34 @@ class ResNet50(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, embedding)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """Feature maps (B, C, H, W) of the last stage."""
         x = self.maxpool(self.bn1(self.conv1(x)).relu_())
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
-        return self.fc(self.dropout(x.mean((2, 3))))
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.dropout(self.maps(x).mean((2, 3))))
+
+
+class FaceResNet50(ResNet50):
+    """ResNet-50 with the head of face networks, which keeps positions: a 1x1 neck, all positions, batch normalization.
+
+    Parameters
+    ----------
+    neck : channels of the 1x1 convolution.
+    **options : of `ResNet50`.
+    """
+
+    public_names = ()
+
+    def __init__(self, *, neck: int = 96, input_size: int = 112, embedding: int = 512, **options) -> None:
+        super().__init__(input_size=input_size, embedding=embedding, **options)
+        channels, side = self.fc.in_features, halved(input_size, 1 + len(self.stages))
+        self.neck = nn.Sequential(nn.Conv2d(channels, neck, 1, bias=False), nn.BatchNorm2d(neck))
+        self.fc = nn.Linear(neck * side * side, embedding, bias=False)
+        self.bn = nn.BatchNorm1d(embedding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.fc(self.dropout(self.neck(self.maps(x)).flatten(1))))

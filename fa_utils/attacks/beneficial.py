@@ -1,0 +1,231 @@
+"""BPFA: perturbations of the surrogate's feature maps that work against the attack, made of the gradients of the step before.
+
+The attacker lowers the loss by changing the picture; the perturbation raises it by changing the maps, so that every step
+meets a harder network. The gradients come from a backward pass that is made anyway: no further pass is needed.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fa_utils.attacks.engine import Scope, SurrogateState
+from fa_utils.attacks.eroding import hooked
+from fa_utils.models.inception_resnet import BasicConv
+
+LAYERS = ("convolution", "normalization", "activation")
+DIRECTIONS = ("own", "same", "raw", "random", "other", "shuffled", "gaussian")
+SCALES = ("absolute", "spread")
+
+# Gates' sigmoids are not among them: they act on channel means. The Inception-ResNet's `BasicConv` ends in its ReLU.
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, BasicConv)
+
+# Layers whose backward does not read their output: it is perturbed in place, and no map is kept twice.
+REWRITABLE = (nn.Conv2d, nn.BatchNorm2d, nn.PReLU)
+
+
+@dataclass(frozen=True)
+class BeneficialPerturbation:
+    """BPFA: add ``eta * sign(G)`` to the output of each chosen layer, G the loss's gradient there at the step before.
+
+    Parameters
+    ----------
+    eta : float
+        Size of the perturbation on the scale of the feature maps, finite. Positive raises the attacker's loss (BPFA), negative
+        lowers it (APFA); 0 is the plain attack, bit for bit.
+    layers : {"convolution", "normalization", "activation"}
+        Which outputs are perturbed: of all `torch.nn.Conv2d`, of all `torch.nn.BatchNorm2d`, or of all activations.
+    names : str, optional
+        Regular expression; only layers whose name it matches somewhere.
+    squeeze_excite : bool
+        Whether the 1x1 convolutions inside squeeze-and-excitation blocks are among the convolutions.
+    direction : {"own", "same", "raw", "random", "other", "shuffled", "gaussian"}
+        ``own`` is the paper's. ``same`` takes the gradient of the very same step, by a forward and a backward pass more. The
+        others are controls: the gradient itself at the norm of its sign; its sign times random signs; the sign of the
+        next image in the batch (whose results then depend on the batch); the sign, its entries permuted at random,
+        anew at each step and alike for all images; Gaussian noise of the same norm.
+    scale : {"absolute", "spread"}
+        ``spread`` multiplies eta by the standard deviation of the layer's unperturbed output, per image, as it was at the
+        first step: one eta for layers and networks of any scale.
+
+    Raises
+    ------
+    ValueError
+        For an eta that is not finite or an unknown option; when the attack starts, for layers that match nothing and for
+        ``other`` with a single image; during the attack, if the batch changes size.
+
+    Notes
+    -----
+    Zhou F. et al. (2023), eq. 14 and algorithm 1 (sheet 5-bpfa, section 2). Nothing is added at the first step, and where
+    the gradient is exactly zero. The reference is embedded by the unperturbed network. Several copies of the picture have a
+    gradient each (item 3c); a second pass of a copy within a step, as for variance tuning, uses what the pass before left.
+    After `FeatureDropout` in the list of surrogate parts the masked output is perturbed (item 3e), before it the output
+    is perturbed and then masked. Signs take a byte each and are freed as they are used, while the pass fills the memory.
+    """
+
+    eta: float = 8e-4
+    layers: str = "convolution"
+    names: str | None = None
+    squeeze_excite: bool = True
+    direction: str = "own"
+    scale: str = "absolute"
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.eta, (int, float)) and not isinstance(self.eta, bool)
+        if not number or not math.isfinite(self.eta):
+            raise ValueError(f"eta must be a finite number, got {self.eta!r}")
+        for name, accepted in (("layers", LAYERS), ("direction", DIRECTIONS), ("scale", SCALES)):
+            if getattr(self, name) not in accepted:
+                hint = "; a pattern of layer names goes into names" if name == "layers" else ""
+                raise ValueError(f"{name} must be one of {accepted}, got {getattr(self, name)!r}{hint}")
+
+    @contextmanager
+    def attach(self, encoder: nn.Module, scope: Scope) -> Iterator[SurrogateState]:
+        layers = self.chosen(encoder)
+        if self.direction == "other" and len(scope.keys) < 2:
+            raise ValueError("direction='other' takes the gradient of another image, but the batch holds one image only")
+        if self.eta == 0:
+            yield SurrogateState()
+            return
+        state = _PerturbationState(self, scope, {module: name for name, module in layers})
+        with hooked(module for _, module in layers) as hook:
+            hook(state.hook)
+            yield state
+
+    def chosen(self, encoder: nn.Module) -> list[tuple[str, nn.Module]]:
+        """The layers of a network that are perturbed, by name.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if self.layers == "convolution":
+            found = encoder.convolutions(squeeze_excite=self.squeeze_excite)
+        else:
+            kind = nn.BatchNorm2d if self.layers == "normalization" else ACTIVATIONS
+            found = [pair for pair in encoder.backbone.named_modules(prefix="backbone") if isinstance(pair[1], kind)]
+        chosen = [(name, module) for name, module in found if re.search(self.names or "", name)]
+        if not chosen:
+            names = ", ".join(name for name, _ in found[:8]) or "none"
+            network = getattr(encoder, "name", type(encoder).__name__)
+            raise ValueError(
+                f"layers={self.layers!r} with names={self.names!r} matches nothing in network {network!r}; there are: {names}"
+            )
+        return chosen
+
+
+# The layer and which call of it in this pass: a module may be used more than once.
+_Place = tuple[nn.Module, int]
+
+
+class _PerturbationState(SurrogateState):
+    """For each layer and copy of the pictures the direction that the last backward pass left."""
+
+    def __init__(self, part: BeneficialPerturbation, scope: Scope, names: dict[nn.Module, str]):
+        self.part, self.scope, self.names = part, scope, names
+        self.batch = len(scope.keys)
+        self.rehearsals = 1 if part.direction == "same" else 0
+        self.directions: dict[tuple[_Place, int], Tensor] = {}
+        self.spreads: dict[tuple[_Place, int], Tensor] = {}
+        self.streams: dict[int, list[torch.Generator]] = {}
+        self.copies, self.calls = range(1), Counter()
+
+    def begin_pass(self, copies: int, first: int = 0) -> None:
+        self.copies = range(first, first + copies)
+        self.calls.clear()
+        if self.part.direction == "same":
+            self.directions.clear()
+
+    def hook(self, module: nn.Module, inputs, output: Tensor) -> Tensor | None:
+        if not self.enabled or not output.requires_grad:
+            return None
+        place = (module, self.calls[module])
+        self.calls[module] += 1
+        direction = self._take(place, output)
+        if self.part.scale == "spread":
+            direction = self._scaled(place, output, direction)
+        if direction is not None:
+            add = Tensor.add_ if isinstance(module, REWRITABLE) else torch.add
+            output = add(output, direction, alpha=self.part.eta)
+        output.register_hook(lambda gradient: self._keep(place, gradient))
+        return output
+
+    def _take(self, place: _Place, output: Tensor) -> Tensor | None:
+        """Hand over what was kept for this place, and keep it no longer; None before the first backward pass."""
+        if len(output) != self.batch * len(self.copies):
+            self._refuse(place, output, f"{len(self.copies)} x {self.batch} rows (copies of the pictures)")
+        found = [self.directions.pop((place, copy), None) for copy in self.copies]
+        known = [direction for direction in found if direction is not None]
+        if not known:
+            return None
+        if known[0].shape[1:] != output.shape[1:]:
+            self._refuse(place, output, f"{tuple(known[0].shape[1:])} a row, as at the step before")
+        if len(found) == 1:
+            return found[0]
+        return torch.cat([torch.zeros_like(known[0]) if direction is None else direction for direction in found])
+
+    def _refuse(self, place: _Place, output: Tensor, expected: str) -> None:
+        raise ValueError(
+            f"layer {self.names[place[0]]!r} puts out {tuple(output.shape)}, but {expected} were expected: the batch and the "
+            "size of the maps must not change during an attack with beneficial perturbations"
+        )
+
+    def _scaled(self, place: _Place, output: Tensor, direction: Tensor | None) -> Tensor | None:
+        """The direction times each row's spread, which is measured when a copy passes for the first time."""
+        if direction is None:
+            spread = output.detach().flatten(1).std(1).view(-1, *[1] * (output.ndim - 1))
+            self.spreads |= {(place, copy): rows for copy, rows in zip(self.copies, spread.split(self.batch))}
+            return None
+        return direction * torch.cat([self.spreads[place, copy] for copy in self.copies])
+
+    def _keep(self, place: _Place, gradient: Tensor) -> None:
+        self.calls.clear()  # the forward pass is over
+        for copy, rows in zip(self.copies, gradient.split(self.batch), strict=True):
+            self.directions[place, copy] = self._direction(rows, copy)
+
+    def _direction(self, gradient: Tensor, copy: int) -> Tensor:
+        """What is added, up to eta: for signs a byte per entry."""
+        kind = self.part.direction
+        if kind == "raw":
+            return _at_norm(gradient, gradient.sign())
+        sign = gradient.sign().to(torch.int8)
+        if kind == "other":
+            return sign.roll(-1, 0)
+        if kind == "random":
+            return sign * self._drawn(copy, sign, lambda row, generator: row.random_(0, 2, generator=generator)).mul_(2).sub_(1)
+        if kind == "gaussian":
+            noise = self._drawn(copy, gradient, lambda row, generator: row.normal_(generator=generator))
+            return _at_norm(noise, sign)
+        if kind == "shuffled":
+            order = torch.randperm(sign[0].numel(), generator=self._generators(copy)[0])
+            return sign.flatten(1)[:, order.to(sign.device)].view(sign.shape)
+        return sign
+
+    def _drawn(self, copy: int, like: Tensor, fill) -> Tensor:
+        """Random numbers of the shape and type of ``like``, each row from its image's own generator."""
+        out = torch.empty(like.shape, dtype=like.dtype)
+        for row, generator in zip(out, self._generators(copy), strict=True):
+            fill(row, generator)
+        return out.to(like.device)
+
+    def _generators(self, copy: int) -> list[torch.Generator]:
+        """A stream for each image and copy, so that it does not matter which copies pass together."""
+        if copy not in self.streams:
+            keys = ("all images",) if self.part.direction == "shuffled" else self.scope.keys
+            scope = dataclasses.replace(self.scope, keys=keys, label=f"{self.scope.label}/copy {copy}")
+            self.streams[copy] = scope.generators()
+        return self.streams[copy]
+
+
+def _at_norm(values: Tensor, like: Tensor) -> Tensor:
+    """Rows scaled to the L2 norm of the rows of ``like``; zero stays zero."""
+    wanted, norm = (torch.linalg.vector_norm(x.flatten(1).to(values.dtype), dim=1) for x in (like, values))
+    factor = wanted / norm.masked_fill(norm == 0, 1.0)
+    return values * factor.view(-1, *[1] * (values.ndim - 1))
