@@ -7,7 +7,7 @@ meets a harder network. The gradients come from a backward pass that is made any
 import dataclasses
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class BeneficialPerturbation:
     the gradient is exactly zero. The reference is embedded by the unperturbed network. Several copies of the picture have a
     gradient each (item 3c); a second pass of a copy within a step, as for variance tuning, uses what the pass before left.
     After `FeatureDropout` in the list of surrogate parts the masked output is perturbed (item 3e), before it the output
-    is perturbed and then masked. Signs take a byte each and are freed as they are used, while the pass fills the memory.
+    is perturbed and then masked. A gradient is let go of as it is used, while the pass fills the memory.
     """
 
     eta: float = 8e-4
@@ -121,96 +121,101 @@ class BeneficialPerturbation:
         return chosen
 
 
-# The layer and which call of it in this pass: a module may be used more than once.
+# A layer, and which call of it in this pass: a module may be used more than once.
 _Place = tuple[nn.Module, int]
 
 
 class _PerturbationState(SurrogateState):
-    """For each layer and copy of the pictures the direction that the last backward pass left."""
+    """For each layer and each copy of the pictures, the gradient that the last backward pass left there."""
 
     def __init__(self, part: BeneficialPerturbation, scope: Scope, names: dict[nn.Module, str]):
         self.part, self.scope, self.names = part, scope, names
         self.batch = len(scope.keys)
         self.rehearsals = 1 if part.direction == "same" else 0
-        self.directions: dict[tuple[_Place, int], Tensor] = {}
+        self.gradients: dict[tuple[_Place, int], Tensor] = {}
         self.spreads: dict[tuple[_Place, int], Tensor] = {}
         self.streams: dict[int, list[torch.Generator]] = {}
-        self.copies, self.calls = range(1), Counter()
+        self.copies = range(1)
+        self.calls: dict[nn.Module, int] = defaultdict(int)
 
     def begin_pass(self, copies: int, first: int = 0) -> None:
         self.copies = range(first, first + copies)
         self.calls.clear()
         if self.part.direction == "same":
-            self.directions.clear()
+            self.gradients.clear()
+        elif self.part.direction != "raw":
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Keep no more than signs, a byte each, of the copies that wait while others pass."""
+        for (place, copy), gradient in self.gradients.items():
+            if copy not in self.copies and gradient.is_floating_point():
+                self.gradients[place, copy] = gradient.sign().to(torch.int8)
 
     def hook(self, module: nn.Module, inputs, output: Tensor) -> Tensor | None:
         if not self.enabled or not output.requires_grad:
             return None
         place = (module, self.calls[module])
         self.calls[module] += 1
-        direction = self._take(place, output)
-        if self.part.scale == "spread":
-            direction = self._scaled(place, output, direction)
-        if direction is not None:
-            add = Tensor.add_ if isinstance(module, REWRITABLE) else torch.add
-            output = add(output, direction, alpha=self.part.eta)
+        self._check(place, output)
+        if not isinstance(module, REWRITABLE) and (place, self.copies[0]) in self.gradients:
+            output = output.clone()
+        # The perturbation is a constant to the gradient, so autograd need not see it.
+        for copy, rows in zip(self.copies, output.detach().split(self.batch), strict=True):
+            self._perturb(rows, place, copy)
         output.register_hook(lambda gradient: self._keep(place, gradient))
         return output
 
-    def _take(self, place: _Place, output: Tensor) -> Tensor | None:
-        """Hand over what was kept for this place, and keep it no longer; None before the first backward pass."""
-        if len(output) != self.batch * len(self.copies):
-            self._refuse(place, output, f"{len(self.copies)} x {self.batch} rows (copies of the pictures)")
-        found = [self.directions.pop((place, copy), None) for copy in self.copies]
-        known = [direction for direction in found if direction is not None]
-        if not known:
-            return None
-        if known[0].shape[1:] != output.shape[1:]:
-            self._refuse(place, output, f"{tuple(known[0].shape[1:])} a row, as at the step before")
-        if len(found) == 1:
-            return found[0]
-        return torch.cat([torch.zeros_like(known[0]) if direction is None else direction for direction in found])
-
-    def _refuse(self, place: _Place, output: Tensor, expected: str) -> None:
-        raise ValueError(
-            f"layer {self.names[place[0]]!r} puts out {tuple(output.shape)}, but {expected} were expected: the batch and the "
-            "size of the maps must not change during an attack with beneficial perturbations"
-        )
-
-    def _scaled(self, place: _Place, output: Tensor, direction: Tensor | None) -> Tensor | None:
-        """The direction times each row's spread, which is measured when a copy passes for the first time."""
-        if direction is None:
-            spread = output.detach().flatten(1).std(1).view(-1, *[1] * (output.ndim - 1))
-            self.spreads |= {(place, copy): rows for copy, rows in zip(self.copies, spread.split(self.batch))}
-            return None
-        return direction * torch.cat([self.spreads[place, copy] for copy in self.copies])
+    def _perturb(self, rows: Tensor, place: _Place, copy: int) -> None:
+        """Add to one copy's rows what its gradient asks for, in place, and let go of the gradient."""
+        if self.part.scale == "spread" and (place, copy) not in self.spreads:
+            self.spreads[place, copy] = _per_row(rows.flatten(1).std(1), rows)
+        gradient = self.gradients.pop((place, copy), None)
+        if gradient is None:
+            return
+        direction = self._direction(gradient, copy)
+        if self.part.scale == "spread":
+            direction = direction * self.spreads[place, copy]
+        rows.add_(direction, alpha=self.part.eta)
 
     def _keep(self, place: _Place, gradient: Tensor) -> None:
         self.calls.clear()  # the forward pass is over
         for copy, rows in zip(self.copies, gradient.split(self.batch), strict=True):
-            self.directions[place, copy] = self._direction(rows, copy)
+            self.gradients[place, copy] = rows
+
+    def _check(self, place: _Place, output: Tensor) -> None:
+        expected = None
+        kept = self.gradients.get((place, self.copies[0]))
+        if len(output) != self.batch * len(self.copies):
+            expected = f"{len(self.copies)} x {self.batch} rows, copies times pictures"
+        elif kept is not None and kept.shape[1:] != output.shape[1:]:
+            expected = f"{tuple(kept.shape[1:])} for each row, as at the step before"
+        if expected:
+            raise ValueError(
+                f"layer {self.names[place[0]]!r} puts out {tuple(output.shape)}, but there should be {expected}: the batch and "
+                "the size of the maps must not change during an attack with beneficial perturbations"
+            )
 
     def _direction(self, gradient: Tensor, copy: int) -> Tensor:
-        """What is added, up to eta: for signs a byte per entry."""
-        kind = self.part.direction
-        if kind == "raw":
-            return _at_norm(gradient, gradient.sign())
-        sign = gradient.sign().to(torch.int8)
-        if kind == "other":
-            return sign.roll(-1, 0)
-        if kind == "random":
-            return sign * self._drawn(copy, sign, lambda row, generator: row.random_(0, 2, generator=generator)).mul_(2).sub_(1)
-        if kind == "gaussian":
-            noise = self._drawn(copy, gradient, lambda row, generator: row.normal_(generator=generator))
-            return _at_norm(noise, sign)
-        if kind == "shuffled":
-            order = torch.randperm(sign[0].numel(), generator=self._generators(copy)[0])
-            return sign.flatten(1)[:, order.to(sign.device)].view(sign.shape)
+        """What is added to one copy's rows, up to eta."""
+        sign = gradient.sign()
+        match self.part.direction:
+            case "raw":
+                return _at_norm(gradient, sign)
+            case "other":
+                return sign.roll(-1, 0)
+            case "random":
+                return sign * self._drawn(copy, sign, lambda row, own: row.random_(0, 2, generator=own)).mul_(2).sub_(1)
+            case "gaussian":
+                return _at_norm(self._drawn(copy, sign, lambda row, own: row.normal_(generator=own)), sign)
+            case "shuffled":
+                order = torch.randperm(sign[0].numel(), generator=self._generators(copy)[0])
+                return sign.flatten(1)[:, order.to(sign.device)].view(sign.shape)
         return sign
 
     def _drawn(self, copy: int, like: Tensor, fill) -> Tensor:
-        """Random numbers of the shape and type of ``like``, each row from its image's own generator."""
-        out = torch.empty(like.shape, dtype=like.dtype)
+        """Random numbers in the shape of ``like``, each row from its image's own generator."""
+        out = torch.empty(like.shape, dtype=self.scope.source.dtype)
         for row, generator in zip(out, self._generators(copy), strict=True):
             fill(row, generator)
         return out.to(like.device)
@@ -227,5 +232,9 @@ class _PerturbationState(SurrogateState):
 def _at_norm(values: Tensor, like: Tensor) -> Tensor:
     """Rows scaled to the L2 norm of the rows of ``like``; zero stays zero."""
     wanted, norm = (torch.linalg.vector_norm(x.flatten(1).to(values.dtype), dim=1) for x in (like, values))
-    factor = wanted / norm.masked_fill(norm == 0, 1.0)
-    return values * factor.view(-1, *[1] * (values.ndim - 1))
+    return values * _per_row(wanted / norm.masked_fill(norm == 0, 1.0), values)
+
+
+def _per_row(numbers: Tensor, like: Tensor) -> Tensor:
+    """Numbers (B,) in a shape that multiplies the rows of ``like``."""
+    return numbers.view(-1, *[1] * (like.ndim - 1))

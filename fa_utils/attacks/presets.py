@@ -19,7 +19,7 @@ from fa_utils.attacks.objectives import Impersonate, LabelDodge, LabelImpersonat
 from fa_utils.attacks.spectrum import SpectrumCopies
 from fa_utils.attacks.surrogates import FeatureDropout
 
-PAPER4_EPS = 20.4 / 255  # 0.08
+PAPER4_EPS = 0.08  # 20.4 gray levels
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def live_frame(rows: list[dict], shared: dict) -> pd.DataFrame:
 
 
 def library_table(cast: Cast, measured: pd.DataFrame) -> Table:
-    """The library: what each network stands for and how it was made, its accuracy on this run's benchmark and its size."""
+    """The library: what each network stands for, its residual units and size, its accuracy on this run's benchmark."""
     zoo, names, lines = zoo_table(), paper_names(), []
     for address in cast.networks:
         name = network_name(address)
@@ -52,15 +52,12 @@ def library_table(cast: Cast, measured: pd.DataFrame) -> Table:
             {
                 "stands for": names.get(name, ""),
                 "network": name,
-                "layout": recipe.get("layout"),
-                "loss": recipe.get("loss"),
-                "domain": recipe.get("domain"),
                 "residual units": len(open_network(address).residual_units()),
                 "parameters": recipe.get("parameters"),
                 "accuracy (%)": 100 * measured.loc[name, "accuracy"],
             }
         )
-    caption = "The library. A star marks the adversarially trained form. Accuracy: live benchmark, ten folds."
+    caption = "The library. Our names read layout, domain, loss; a star marks the adversarially trained form. Accuracy: live benchmark."
     return plain_table(pd.DataFrame(lines), caption=caption, digits={"accuracy (%)": 2, "residual units": 0, "parameters": 0})
 
 
@@ -108,7 +105,13 @@ def _paper_means(table: str, variants) -> pd.DataFrame:
     if table == "Table II":  # what both tables print is taken from Table II
         cells = cells[(cells["table"] == "Table II") | cells["method"].str.endswith(GHOST)]
     means = cells.groupby("method", sort=False)["value"].mean().reset_index().assign(metric="hit_rate")
-    return _split(means, variants)
+    return _in_order(_split(means, variants))
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of the attacks and variants: a table's columns stand as they first appear."""
+    ranks = frame["attack"].map(list(METHODS).index), frame["variant"].map(list(VARIANTS.values()).index)
+    return frame.assign(rank=10 * ranks[0] + ranks[1]).sort_values("rank", kind="stable").drop(columns="rank")
 
 
 def cell_table(table: str, base: str, published: pd.DataFrame, live: pd.DataFrame, *, variants=tuple(VARIANTS)) -> Table:
@@ -118,7 +121,7 @@ def cell_table(table: str, base: str, published: pd.DataFrame, live: pd.DataFram
     paper = paper[paper["table"].isin(wanted)].drop_duplicates(["source", "target", "method"], keep="last")
     frames = [frame[(frame["table"] == table) & (frame["far"] == "1e-3") & (frame["target"] != "mean")] for frame in (published, live)]
     parts = [_split(frame, variants) for frame in (paper, *frames)]
-    parts = [part[part["attack"] == base] for part in parts]
+    parts = [_in_order(part[part["attack"] == base]) for part in parts]
     caption = f"{table}, {base}. Hit rate at FAR 1e-3 on each network; the paper's threshold is not stated."
     return three_columns(*parts, index="target", columns="variant", caption=caption, labels=_labels())
 
@@ -159,15 +162,13 @@ def service_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
     ]
     for run, frame in (("published", published), ("live", live)):
         part = frame[(frame["table"] == "Table IV") & frame["metric"].isin(["hit_rate", "cost"])]
-        for row in part.to_dict("records"):
+        queries = part[part["metric"] == "cost"].set_index("target")["value"]
+        for row in part[part["metric"] == "hit_rate"].to_dict("records"):
             task = f"verification, {WORDS[row['far']]}" if row["far"] else "identification"
-            if row["metric"] == "cost":
-                task, row["method"] = f"queries of {row['target']}", f"{row['value']:.0f}"
-            line = {"run": run, "task": task, "pictures": row["method"], "pairs": row["n_pairs"]}
-            if row["metric"] == "hit_rate":
-                line |= {"hit rate (%)": row["value"], "low": row["ci_low"], "high": row["ci_high"]}
-            lines.append(line)
-    digits = {"hit rate (%)": 1, "low": 1, "high": 1, "pairs": 0}
+            line = {"run": run, "task": task, "pictures": row["method"], "hit rate (%)": row["value"]}
+            line |= {"low": row["ci_low"], "high": row["ci_high"], "pairs": row["n_pairs"]}
+            lines.append(line | {"service": row["target"], "queries in all": queries[row["target"]]})
+    digits = {"hit rate (%)": 1, "low": 1, "high": 1, "pairs": 0, "queries in all": 0}
     caption = "Table IV: the paper's services, and our held-out networks behind bytes. The levels are not comparable."
     return plain_table(pd.DataFrame(lines), caption=caption, digits=digits)
 
@@ -248,7 +249,7 @@ def panels_figure():
         "(c) GE, shortcut": {"shortcut back": "λ"},
         "(d) GE, residual branch": {"residual back": "λ"},
     }
-    fig, axes = new_figure(width=9.2, height=3.0, columns=4)
+    fig, axes = new_figure(width=7.6, height=2.8, columns=4)
     for ax, (title, factors) in zip(axes[0], panels.items(), strict=True):
         ax.axis("off")
         ax.set(xlim=(-0.6, 2.1), ylim=(-0.35, 3.2))
@@ -359,7 +360,7 @@ def audit_table(rows: pd.DataFrame, section: str, *, caption: str) -> Table:
         line["rmsd"] = means.get("rmsd")
         for metric, digits, head in (("hit_rate_difference", 1, "hits (points)"), ("similarity_difference", 3, "similarity gained")):
             for row in group[group["metric"] == metric].to_dict("records"):
-                line["compared with"] = row["target"].removeprefix("minus ").removeprefix("MI, ")
+                line["compared with"] = row["target"].removeprefix("minus ").replace("MI, constant", "constant").partition(", eps")[0]
                 line[head] = f"{row['value']:+.{digits}f} [{row['ci_low']:+.{digits}f}, {row['ci_high']:+.{digits}f}]"
         lines.append(line)
     return plain_table(pd.DataFrame(lines), caption=caption, digits={"hit rate (%)": 1, "rmsd": 2})
