@@ -85,8 +85,8 @@ def study_rows(options, cast: eroding.Cast, budget, pairs: PairSet, benchmark, m
 
 
 def addresses(networks: str) -> str:
-    """The zoo, or the ONNX files of a folder joined by commas."""
-    if networks == "zoo":
+    """The zoo, addresses joined by commas, or the ONNX files of a folder, joined."""
+    if networks == "zoo" or "," in networks:
         return networks
     files = sorted(Path(networks).glob("*.onnx"))
     if not files:
@@ -101,7 +101,7 @@ def command() -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faces", default="procedural", help="procedural, or the folder of LFW")
-    parser.add_argument("--networks", default="zoo", help="zoo, or a folder of ONNX files")
+    parser.add_argument("--networks", default="zoo", help="zoo, ONNX files by commas (the first is the main surrogate), or their folder")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--step-size", type=float, default=1.0, help="in gray levels")
