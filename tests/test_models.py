@@ -14,6 +14,7 @@ from fa_utils.models.backbones import FULL, SMALL, public_keys
 from fa_utils.models.encoder import resize
 from fa_utils.models.iresnet import ARCFACE_UNITS, EVOLVE_UNITS
 from fa_utils.models.prelu import PReLU
+from fa_utils.models.shufflenet import ChannelShuffle
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -35,7 +36,7 @@ def test_small_networks_embed_and_have_small_size(layout):
     encoder = small_encoder(layout)
     assert encoder.backbone.input_size == 56
     assert encoder(images()).shape == (2, 128)
-    assert 0.3e6 < sum(p.numel() for p in encoder.parameters()) < 0.9e6
+    assert 0.3e6 < sum(p.numel() for p in encoder.parameters()) < 1.5e6
     assert build_backbone(layout, embedding=16).eval()(torch.zeros(1, 3, 56, 56)).shape == (1, 16)
 
 
@@ -59,7 +60,7 @@ def test_units_sum_their_two_branches(layout):
         for hook in hooks:
             hook.remove()
         total = seen["shortcut"] + seen["residual"]
-        expected = total.relu() if layout in ("incres", "resnet50") else total
+        expected = total.relu() if layout in ("incres", "resnet50", "shuffle") else total
         assert torch.equal(seen["out"], expected), name
 
 
@@ -413,3 +414,17 @@ def test_bad_encoder_options():
             small_encoder(**options)
     with pytest.raises(ValueError, match="batch_size"):
         small_encoder().embed(images(), batch_size=0)
+
+
+def test_channel_shuffle_interleaves_the_groups():
+    channels = torch.arange(6.0).view(1, 6, 1, 1)
+    assert ChannelShuffle(2)(channels).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    assert torch.equal(ChannelShuffle(3)(ChannelShuffle(2)(channels)), channels)
+
+
+@pytest.mark.parametrize(("layout", "units"), [("ires", 3), ("ires12", 5), ("ires16", 7), ("ir20", 9), ("mobilenet", 4)])
+def test_depth_in_the_name_counts_layers(layout, units):
+    encoder = small_encoder(layout)
+    assert len(encoder.residual_units()) == units
+    if layout[-1].isdigit():  # two layers a unit, stem and head
+        assert int(layout.lstrip("ires")) == 2 * units + 2

@@ -539,3 +539,14 @@ def test_outputs_survive_myst_nb(tmp_path):
     assert sum(tag == "table" for tag, _ in seen) == 2
     assert all("scope" in values for tag, values in seen if tag == "th")
     assert "✓ holds" in html and "[figure:" not in html
+
+
+def test_many_parts_are_counted_and_the_failing_ones_named():
+    def part(verdict):
+        return report.claims.Evidence(verdict, 1.0, 0.5, 1.5, 50)
+
+    few = report.claims.claim_every({"a": part("holds"), "b": part("undecided")})
+    assert few.detail == "a: holds; b: undecided; shown: b"
+    many = report.claims.claim_every({f"p{i}": part("fails" if i < 5 else "holds") for i in range(9)})
+    assert many.verdict == "fails"
+    assert many.detail == "of 9 parts 4 hold, 5 fail; fails: p0; p1; p2; p3 and 1 more; shown: p0"

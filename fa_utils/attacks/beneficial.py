@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -161,7 +161,7 @@ class _PerturbationState(SurrogateState):
         if not isinstance(module, REWRITABLE) and (place, self.copies[0]) in self.gradients:
             output = output.clone()
         # The perturbation is a constant to the gradient, so autograd need not see it.
-        for copy, rows in zip(self.copies, output.detach().split(self.batch), strict=True):
+        for copy, rows in self._by_copy(output.detach()):
             self._perturb(rows, place, copy)
         output.register_hook(lambda gradient: self._keep(place, gradient))
         return output
@@ -180,8 +180,11 @@ class _PerturbationState(SurrogateState):
 
     def _keep(self, place: _Place, gradient: Tensor) -> None:
         self.calls.clear()  # the forward pass is over
-        for copy, rows in zip(self.copies, gradient.split(self.batch), strict=True):
+        for copy, rows in self._by_copy(gradient):
             self.gradients[place, copy] = rows
+
+    def _by_copy(self, rows: Tensor) -> Iterable[tuple[int, Tensor]]:
+        return zip(self.copies, (rows,) if len(self.copies) == 1 else rows.split(self.batch), strict=True)
 
     def _check(self, place: _Place, output: Tensor) -> None:
         expected = None

@@ -27,6 +27,7 @@ from fa_utils.report.tables import DASH, Table, grid, wrap
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 MARKS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?"}
 RUNS = ("printed", "published", "live")
+_PLURAL = {HOLDS: "hold", FAILS: "fail", UNDECIDED: "are undecided"}
 
 STYLE = """<style>
 .frt-verdict{border-left:.3em solid var(--frt-verdict);padding-left:.4em;font-weight:600;white-space:nowrap}
@@ -191,10 +192,28 @@ def claim_every(parts: dict[str, Evidence]) -> Evidence:
         raise ValueError("a claim of parts needs at least one part")
     order = {FAILS: 0, UNDECIDED: 1, HOLDS: 2}
     name, part = min(parts.items(), key=lambda item: order[item[1].verdict])
-    detail = "; ".join(f"{key}: {value.verdict}" for key, value in parts.items())
     return Evidence(
-        part.verdict, part.effect, part.low, part.high, part.n_pairs, part.unit, f"{detail}; shown: {name}"
+        part.verdict,
+        part.effect,
+        part.low,
+        part.high,
+        part.n_pairs,
+        part.unit,
+        f"{_verdicts_in_words(parts)}; shown: {name}",
     )
+
+
+def _verdicts_in_words(parts: dict[str, Evidence], *, most: int = 4) -> str:
+    """The verdict of each part; of more than a few, how many there are of each kind and which ones fail."""
+    if len(parts) <= most:
+        return "; ".join(f"{key}: {value.verdict}" for key, value in parts.items())
+    counts = {word: sum(part.verdict == verdict for part in parts.values()) for verdict, word in _PLURAL.items()}
+    text = f"of {len(parts)} parts " + ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    failing = [key for key, value in parts.items() if value.verdict == FAILS]
+    if not failing:
+        return text
+    more = f" and {len(failing) - most} more" if len(failing) > most else ""
+    return f"{text}; fails: {'; '.join(failing[:most])}{more}"
 
 
 def method_differences(
