@@ -17,6 +17,7 @@ from fa_utils.report import eroding, eroding_probes
 from fa_utils.report.claims import FAILS, HOLDS, UNDECIDED
 from fa_utils.report.eroding import BASES, GHOST, METHODS, OURS, RESIDUAL, SKIP, Budget, make_cast
 from fa_utils.report.results import results_frame
+from fa_utils.report.scores import significant
 
 PAIRS = 60
 SHARED = {
@@ -152,7 +153,7 @@ def test_mcnemar_counts_pairs_and_holm_corrects_over_cells(cast, budget):
         share = {"": 0.5, GHOST: 0.5, SKIP: 0.5, RESIDUAL: 0.5 + discordant / PAIRS}
         study = study_of(cast, budget, lambda base, variant, share=share: share[variant])
         rows = results_frame(eroding.effects(study, thresholds_of(cast), cast, budget), chapter="c", **SHARED)
-        counts = eroding.significant(rows[rows["table"] == "claim 1"])
+        counts = significant(rows[rows["table"] == "claim 1"])
         assert counts["cells"].sum() == counts["positive"].sum() == 15
         assert counts["significantly positive"].sum() == sure and counts["significantly negative"].sum() == 0
 

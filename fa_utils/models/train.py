@@ -31,6 +31,7 @@ GROUP = 4  # pictures of an identity in a batch of triplets
 WHITENING_PICTURES = 8000
 
 Perturbation = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+Regularizer = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def train_network(
@@ -44,6 +45,7 @@ def train_network(
     bf16: bool | None = None,
     checkpoints: str | Path | None = None,
     perturb: Perturbation | None = None,
+    regularize: Regularizer | None = None,
 ) -> FaceEncoder:
     """Train a network and write ``out/NAME.safetensors``.
 
@@ -73,6 +75,10 @@ def train_network(
     perturb : callable, optional
         Called as ``perturb(backbone, images)`` on each batch of network inputs; what it returns is learned
         from (adversarial training).
+    regularize : callable, optional
+        Called as ``regularize(backbone, images, labels)`` on each batch that is learned from, with labels (n,);
+        what it returns, a scalar with a gradient, is added to the loss. It must draw no random numbers of its own,
+        or resumed training ends elsewhere.
 
     Returns
     -------
@@ -96,7 +102,7 @@ def train_network(
     side = backbone.input_size
     pictures = Pictures(faces(0) if callable(faces) else faces, recipe, side, device)
     bf16 = bf16_pays(backbone, device) if bf16 is None else bf16
-    trainer = Trainer(recipe, backbone, pictures, device=device, bf16=bf16, perturb=perturb)
+    trainer = Trainer(recipe, backbone, pictures, device=device, bf16=bf16, perturb=perturb, regularize=regularize)
     trainer.loss.start_from(start.get("classifier.weight"))
     checkpoint = Path(checkpoints or CACHE / "training") / f"{recipe.name}.pt"
     trainer.resume(checkpoint, pictures)
@@ -224,8 +230,9 @@ class Trainer:
         device: torch.device,
         bf16: bool,
         perturb: Perturbation | None = None,
+        regularize: Regularizer | None = None,
     ):
-        self.perturb = perturb
+        self.perturb, self.regularize = perturb, regularize
         self.recipe, self.device, self.bf16, self.steps = recipe, device, bf16, pictures.steps
         self.epoch = 0
         self.backbone = backbone.to(device, memory_format=torch.channels_last)
@@ -284,9 +291,12 @@ class Trainer:
         images = pictures.augmented(index, generator)
         if self.perturb:
             images = self.perturb(self.backbone, images)
+        labels, extra = pictures.labels[index.to(self.device)], 0.0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             features = self.backbone(images)
-        loss = self.loss(features, pictures.labels[index.to(self.device)], done)
+            if self.regularize:
+                extra = self.regularize(self.backbone, images, labels)
+        loss = self.loss(features, labels, done) + extra
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), self.recipe.gradient_clip)

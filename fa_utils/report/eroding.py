@@ -12,13 +12,11 @@ import pandas as pd
 from fa_utils.attacks import Attack, GhostNetwork, GradientEroding, SkipGradient, corrasion, preset
 from fa_utils.attacks.presets import PAPER4_EPS
 from fa_utils.attacks.transfer import BLACK_BOX, Study, Trial, network_name
-from fa_utils.metrics import holm, mcnemar_exact
 from fa_utils.models.recipes import ERODING_LIBRARY
 from fa_utils.models.zoo import zoo_table
 from fa_utils.report.claims import (
     Claim,
     Evidence,
-    claim_all_positive,
     claim_every,
     claim_mean_difference,
     claim_printed,
@@ -26,11 +24,14 @@ from fa_utils.report.claims import (
 from fa_utils.report.results import paper_table, result_row
 from fa_utils.report.scores import (
     Scores,
-    difference_row,
+    cell_differences,
+    claim_in_cells,
     looks_of,
+    mean_differences,
     mean_rows,
     printed_differences,
     score,
+    section_rows,
     table_rows,
 )
 
@@ -44,6 +45,7 @@ GHOST, SKIP, RESIDUAL = "+Ghost", "+GE(c)", "+GE(d)"
 DETERMINISTIC = ("MI", "TI", "SI")
 FAR = 1e-3  # of the claims
 FAR_NAMES = {FAR: "1e-3", "best": "best"}
+PLACE = {"far": FAR_NAMES[FAR]}
 
 
 # ---------------------------------------------------------------- who plays which part
@@ -320,23 +322,7 @@ def audit_rows(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
     for table, methods in sections.items():
         for name, (column, other) in methods.items():
             if scores.has(*column, cells):
-                rows += _section_rows(scores, table, name, cells, column, other)
-    return rows
-
-
-def _section_rows(scores: Scores, table: str, name: str, cells, column: tuple, other: tuple | None) -> list[dict]:
-    place = {"far": FAR_NAMES[FAR]}
-    rows = mean_rows(scores, table, cells, *column, name=name, **place)
-    deviation = scores.interval(scores.cells("rmsd", *column, cells[:1]))
-    where = {"source": cells[0][0], "target": "mean", "method": name, "steps": column[1]}
-    rows.append(result_row("rmsd", deviation, len(scores.sources), table=table, **where, **place))
-    if other is not None and other != column:
-        rows += [
-            difference_row(
-                scores, table, cells, column, other, metric=metric, name=name, source=cells[0][0], target=f"minus {other[0]}", **place
-            )
-            for metric in ("hit_rate", "similarity")
-        ]
+                rows += section_rows(scores, table, name, cells, column, other, **PLACE)
     return rows
 
 
@@ -442,28 +428,6 @@ def _gain_rows(scores: Scores, source: Sequence[str], plain: str, trained: str, 
 # ---------------------------------------------------------------- the differences behind the claims
 
 
-def cell_differences(scores: Scores, claim: str, cells, better: str, worse: str, step: int) -> list[dict]:
-    """The difference of two methods in every cell, its interval, and McNemar's exact p-value."""
-    rows = []
-    for cell in cells:
-        place = {"source": cell[0], "target": cell[1], "far": FAR_NAMES[FAR]}
-        difference = difference_row(scores, claim, [cell], (better, step), (worse, step), metric="hit_rate", **place)
-        gap = scores.cells("hit_rate", better, step, [cell]) - scores.cells("hit_rate", worse, step, [cell])
-        # With several seeds a pair counts for the method that hits it more often.
-        p = mcnemar_exact(int((gap > 0).sum()), int((gap < 0).sum()))
-        where = {"table": claim, "method": difference["method"], "steps": step, **place}
-        rows += [difference, result_row("p_value", p, len(scores.sources), **where)]
-    return rows
-
-
-def _mean_differences(scores: Scores, claim: str, cells, better: str, worse: str, step: int) -> list[dict]:
-    place = {"source": cells[0][0], "target": "mean", "far": FAR_NAMES[FAR]}
-    return [
-        difference_row(scores, claim, cells, (better, step), (worse, step), metric=metric, **place)
-        for metric in ("hit_rate", "similarity")
-    ]
-
-
 EVERY_CELL = {  # claim -> what is compared in every cell, for each of the five attacks
     "claim 1": [(RESIDUAL, "")],
     "claim 2": [(RESIDUAL, SKIP), (SKIP, "")],
@@ -496,8 +460,8 @@ def effects(study: Study, thresholds: pd.DataFrame, cast: Cast, budget: Budget) 
 def _if_run(scores: Scores, claim: str, cells, better: str, worse: str, step: int, *, every: bool = False) -> list[dict]:
     if not (scores.has(better, step, cells) and scores.has(worse, step, cells)):
         return []
-    means = _mean_differences(scores, claim, cells, better, worse, step)
-    return means + (cell_differences(scores, claim, cells, better, worse, step) if every else [])
+    means = mean_differences(scores, claim, cells, better, worse, step, **PLACE)
+    return means + (cell_differences(scores, claim, cells, better, worse, step, **PLACE) if every else [])
 
 
 def _six_method_mean(scores: Scores, cells, step: int) -> list[dict]:
@@ -508,32 +472,6 @@ def _six_method_mean(scores: Scores, cells, step: int) -> list[dict]:
         interval = scores.interval(np.mean(gaps, axis=0))
         rows.append(result_row(f"{metric}_difference", interval, len(scores.sources), table="claim 7", **place, far=FAR_NAMES[FAR]))
     return rows
-
-
-def significant(rows: pd.DataFrame, *, level: float = 0.05) -> pd.DataFrame:
-    """How many cells of each comparison are positive, and how many are significant by McNemar with Holm's correction.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Results with the metrics ``hit_rate_difference`` and ``p_value`` of one claim; Holm corrects over all its cells.
-
-    Returns
-    -------
-    DataFrame
-        By ``method``: ``cells``, ``positive``, ``significantly positive``, ``significantly negative``.
-    """
-    keys = ["method", "source", "target"]
-    gaps = rows[(rows["metric"] == "hit_rate_difference") & (rows["target"] != "mean")].set_index(keys)["value"]
-    p_values = rows[rows["metric"] == "p_value"].set_index(keys)["value"].reindex(gaps.index)
-    frame = pd.DataFrame({"gap": gaps, "sure": holm(p_values.to_numpy()) < level}).reset_index()
-    counts = {
-        "cells": np.ones(len(frame), bool),
-        "positive": frame["gap"] > 0,
-        "significantly positive": frame["sure"] & (frame["gap"] > 0),
-        "significantly negative": frame["sure"] & (frame["gap"] < 0),
-    }
-    return pd.DataFrame(counts).groupby(frame["method"], sort=False).sum().astype(int)
 
 
 # ---------------------------------------------------------------- the claims
@@ -558,7 +496,11 @@ def judge_effects(rows: pd.DataFrame | None) -> dict[int, Evidence]:
     for number in (1, 2, 3):
         part = rows[rows["table"] == f"claim {number}"]
         compared = EVERY_CELL[f"claim {number}"]
-        parts = {name: one for pair in compared for name, one in _every_cell(part, *pair).items()}
+        parts = {}
+        for better, worse in compared:
+            evidence = claim_in_cells(part, [f"{base}{better} minus {base}{worse}" for base in BASES])
+            if evidence is not None:
+                parts[f"{better.strip('+')} over {worse.strip('+') or 'none'}"] = evidence
         if len(parts) == len(compared):
             found[number] = claim_every(parts) if len(parts) > 1 else next(iter(parts.values()))
     for number in (4, 5, 6, 7, 8):
@@ -570,19 +512,6 @@ def judge_effects(rows: pd.DataFrame | None) -> dict[int, Evidence]:
             bound = ADVERTISED if number == 6 else 0.0
             found[number] = claim_every({_where(row): _evidence(row, bound) for row in part.to_dict("records")})
     return found
-
-
-def _every_cell(part: pd.DataFrame, better: str, worse: str) -> dict[str, Evidence]:
-    """All cells of all attacks that were run, judged at once; empty where there is none."""
-    names = [f"{base}{better} minus {base}{worse}" for base in BASES]
-    part = part[part["method"].isin(names) & (part["target"] != "mean")]
-    cells = part[part["metric"] == "hit_rate_difference"].reset_index(drop=True)
-    if cells.empty:
-        return {}
-    evidence = claim_all_positive(cells.assign(label=cells["method"] + " on " + cells["target"]))
-    counts = significant(part).sum()
-    sure = f"McNemar with Holm: {counts['significantly positive']} cells up, {counts['significantly negative']} down"
-    return {f"{better.strip('+')} over {worse.strip('+') or 'none'}": replace(evidence, detail=f"{evidence.detail}; {sure}")}
 
 
 def _where(row: dict) -> str:

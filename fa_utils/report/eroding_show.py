@@ -10,6 +10,7 @@ from fa_utils.report import eroding
 from fa_utils.report.eroding import FAR_NAMES, GHOST, METHODS, OURS, RESIDUAL, SKIP, Cast, paper_names
 from fa_utils.report.figures import COLORS, MARKERS, line_with_band, new_figure
 from fa_utils.report.results import paper_table, results_frame
+from fa_utils.report.scores import significant
 from fa_utils.report.tables import Table, plain_table, three_columns
 
 PROFILES = {
@@ -218,7 +219,7 @@ def significance_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
         for claim in eroding.EVERY_CELL:
             part = frame[frame["table"] == claim]
             if (part["metric"] == "p_value").any():
-                counts = eroding.significant(part)
+                counts = significant(part)
                 lines += [{"run": run, "comparison": name, **row} for name, row in counts.to_dict("index").items()]
     return plain_table(pd.DataFrame(lines), caption="Cells of Tables I and II: differences in hit rate at FAR 1e-3.", digits=0)
 

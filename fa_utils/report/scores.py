@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,9 @@ from fa_utils.data import FaceSet, Pairs
 from fa_utils.metrics import (
     FARS,
     best_threshold,
+    holm,
     impostor_thresholds,
+    mcnemar_exact,
     pair_similarity,
     pairs_threshold,
     two_way_bootstrap,
@@ -30,7 +33,13 @@ from fa_utils.metrics import (
 from fa_utils.models.weights import write_atomically
 from fa_utils.models.zoo import zoo_table
 from fa_utils.paths import CACHE
-from fa_utils.report.claims import Evidence, claim_mean_difference, claim_printed, method_differences
+from fa_utils.report.claims import (
+    Evidence,
+    claim_all_positive,
+    claim_mean_difference,
+    claim_printed,
+    method_differences,
+)
 from fa_utils.report.results import result_row
 
 FAR_TEXT = {1e-2: "1e-2", 1e-3: "1e-3", 1e-4: "1e-4"}
@@ -301,3 +310,81 @@ def printed_differences(
         parts.append(differences.assign(pair=f"{better} over {worse}"))
     every = pd.concat(parts, ignore_index=True)
     return claim_printed(every["value"], labels=every["label"] + " (" + every["pair"] + ")")
+
+
+def mean_differences(scores: Scores, claim: str, cells, better: str, worse: str, step: int, **place) -> list[dict]:
+    """The paired difference of two methods after ``step``, averaged over the cells of one source; ``target`` is "mean"."""
+    where = {"source": cells[0][0], "target": "mean", **place}
+    return [
+        difference_row(scores, claim, cells, (better, step), (worse, step), metric=metric, **where)
+        for metric in ("hit_rate", "similarity")
+    ]
+
+
+def cell_differences(scores: Scores, claim: str, cells, better: str, worse: str, step: int, **place) -> list[dict]:
+    """The difference of two methods in every cell, its interval, and McNemar's exact p-value."""
+    rows = []
+    for cell in cells:
+        where = {"source": cell[0], "target": cell[1], **place}
+        difference = difference_row(scores, claim, [cell], (better, step), (worse, step), metric="hit_rate", **where)
+        gap = scores.cells("hit_rate", better, step, [cell]) - scores.cells("hit_rate", worse, step, [cell])
+        # With several seeds a pair counts for the method that hits it more often.
+        p = mcnemar_exact(int((gap > 0).sum()), int((gap < 0).sum()))
+        same = {"table": claim, "method": difference["method"], "steps": step, **where}
+        rows += [difference, result_row("p_value", p, len(scores.sources), **same)]
+    return rows
+
+
+def section_rows(
+    scores: Scores, table: str, name: str, cells, column: tuple[str, int], other: tuple[str, int] | None, **place
+) -> list[dict]:
+    """One line of an audit: means over the judges, the deviation, and the paired difference to ``other``."""
+    rows = mean_rows(scores, table, cells, *column, name=name, **place)
+    deviation = scores.interval(scores.cells("rmsd", *column, cells[:1]))
+    where = {"source": cells[0][0], "method": name, "steps": column[1], "table": table, **place}
+    rows.append(result_row("rmsd", deviation, len(scores.sources), target="mean", **where))
+    if other is not None and other != column:
+        compared = {"name": name, "source": cells[0][0], "target": f"minus {other[0]}", **place}
+        rows += [
+            difference_row(scores, table, cells, column, other, metric=metric, **compared)
+            for metric in ("hit_rate", "similarity")
+        ]
+    return rows
+
+
+def significant(rows: pd.DataFrame, *, level: float = 0.05) -> pd.DataFrame:
+    """How many cells of each comparison are positive, and how many are significant by McNemar with Holm's correction.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Results with the metrics ``hit_rate_difference`` and ``p_value`` of one claim; Holm corrects over all its cells.
+
+    Returns
+    -------
+    DataFrame
+        By ``method``: ``cells``, ``positive``, ``significantly positive``, ``significantly negative``.
+    """
+    keys = ["method", "source", "target"]
+    gaps = rows[(rows["metric"] == "hit_rate_difference") & (rows["target"] != "mean")].set_index(keys)["value"]
+    p_values = rows[rows["metric"] == "p_value"].set_index(keys)["value"].reindex(gaps.index)
+    frame = pd.DataFrame({"gap": gaps, "sure": holm(p_values.to_numpy()) < level}).reset_index()
+    counts = {
+        "cells": np.ones(len(frame), bool),
+        "positive": frame["gap"] > 0,
+        "significantly positive": frame["sure"] & (frame["gap"] > 0),
+        "significantly negative": frame["sure"] & (frame["gap"] < 0),
+    }
+    return pd.DataFrame(counts).groupby(frame["method"], sort=False).sum().astype(int)
+
+
+def claim_in_cells(rows: pd.DataFrame, methods: Sequence[str]) -> Evidence | None:
+    """Evidence on "positive in every cell" from rows of `cell_differences`, judged at once; None where there is none."""
+    part = rows[rows["method"].isin(methods) & (rows["target"] != "mean")]
+    cells = part[part["metric"] == "hit_rate_difference"].reset_index(drop=True)
+    if cells.empty:
+        return None
+    evidence = claim_all_positive(cells.assign(label=cells["method"] + " on " + cells["target"]))
+    counts = significant(part).sum()
+    sure = f"McNemar with Holm: {counts['significantly positive']} cells up, {counts['significantly negative']} down"
+    return replace(evidence, detail=f"{evidence.detail}; {sure}")

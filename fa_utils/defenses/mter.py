@@ -1,0 +1,211 @@
+"""Margin-based triplet embedding regularization (MTER): the robust targets of the paper on BPFA, Tables V, VI and VIII.
+
+Zhong and Deng (2019) fine-tune a network on its own loss and a triplet hinge: a picture pushed towards another person's
+embedding must stay nearer to its own picture than to that person's. Numbers are those of their code: steps of one grey level
+on 1 - cosine, at most ten, no bound but the grey scale; margin 0.2 on Euclidean distances of unit embeddings.
+"""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fa_utils.models.encoder import FaceEncoder
+from fa_utils.models.recipes import RECIPES, Recipe, nearest
+from fa_utils.models.train import train_network
+from fa_utils.paths import WEIGHTS
+
+GREY_LEVEL = 2 / 255  # on the scale [-1, 1] of network inputs
+
+
+def _fine_tuned(start: str, seed: int, **options) -> Recipe:
+    base = {"learning_rate": 0.02, "epochs": 2, "keep_classifier": False} | options
+    name = f"{start.rpartition('-')[0]}-mter"
+    return dataclasses.replace(RECIPES[start], name=name, start=start, seed=seed, **base)
+
+
+DEFENDED = {
+    recipe.name: recipe
+    for recipe in (
+        _fine_tuned("incres-webface-softmax", 41),
+        _fine_tuned("mobile-webface-softmax", 42),
+        _fine_tuned("irse-webface-softmax", 43),
+        _fine_tuned("ir20-ms1m-arcface", 44),
+    )
+}
+
+
+def train_mter(
+    faces,
+    *,
+    recipe: Recipe,
+    margin: float = 0.2,
+    weight: float = 1.0,
+    rounds: int = 10,
+    share: float = 0.25,
+    out: str | Path = WEIGHTS,
+    **options,
+) -> FaceEncoder:
+    """Fine-tune a network of the zoo with the triplet hinge and write its weights.
+
+    Parameters
+    ----------
+    faces : FaceSet
+        Training pictures, of the identities that the start was trained on.
+    recipe : Recipe
+        What to train, such as one of ``DEFENDED``; its ``start`` is the undefended network.
+    margin, weight, rounds, share
+        As in `triplet_regularizer`.
+    out : path
+        Folder of the weight files.
+    **options
+        Further options of :func:`~fa_utils.models.train.train_network`.
+
+    Raises
+    ------
+    ValueError
+        As `triplet_regularizer`.
+    """
+    regularize = triplet_regularizer(margin=margin, weight=weight, rounds=rounds, share=share)
+    return train_network(recipe, faces, out=out, regularize=regularize, **options)
+
+
+def triplet_regularizer(
+    *, margin: float = 0.2, weight: float = 1.0, rounds: int = 10, tolerance: float = 0.1, share: float = 0.25
+) -> Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The term that MTER adds to the loss of a batch, for ``train_network(regularize=...)``.
+
+    Batch statistics are frozen in it, as at test time, where the attacks come; parameters receive the gradient of all three
+    corners of the triplet. Nothing is random.
+
+    Parameters
+    ----------
+    margin : float in [0, 2)
+        By how much nearer the own picture must be; distances of unit embeddings lie in [0, 2].
+    weight : float above 0
+        Of the term. The original adds it plainly, at 1.
+    rounds, tolerance
+        As in `adversaries`.
+    share : float in (0, 1]
+        Part of a batch that adversaries are made of, two pictures at least; the original takes all.
+
+    Raises
+    ------
+    ValueError
+        For an argument out of its range; from the term itself where the pictures are all of one person.
+    """
+    if not 0 <= margin < 2:
+        raise ValueError(f"margin is {margin}, must lie in [0, 2): unit embeddings are no farther than 2 apart")
+    if not 0 < weight < math.inf:
+        raise ValueError(f"weight is {weight}, must be finite and above 0")
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}, must lie in (0, 1]")
+    _check_attack(rounds, tolerance)
+
+    def regularize(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        count = min(len(images), max(2, round(share * len(images))))
+        images, other = images[:count], strangers(labels[:count])
+        training = backbone.training
+        backbone.eval()
+        pushed = adversaries(backbone, images, images[other], rounds=rounds, tolerance=tolerance)
+        adversarial, source = backbone(torch.cat([pushed, images])).float().split(count)
+        backbone.train(training)
+        return weight * triplet_loss(adversarial, source, source[other], margin=margin)
+
+    return regularize
+
+
+def triplet_loss(adversarial: torch.Tensor, source: torch.Tensor, target: torch.Tensor, *, margin: float) -> torch.Tensor:
+    """Mean of max(0, d(adversarial, source) - d(adversarial, target) + margin) over raw features (n, dim).
+
+    d is the Euclidean distance of the features made unit vectors, in [0, 2].
+    """
+    adversarial, source, target = (nn.functional.normalize(part) for part in (adversarial, source, target))
+    gap = (adversarial - source).norm(dim=1) - (adversarial - target).norm(dim=1)
+    return (gap + margin).clamp_min(0).mean()
+
+
+def strangers(labels: torch.Tensor) -> torch.Tensor:
+    """For each label (n,), the row of the next one that differs, from the start again after the end.
+
+    Raises
+    ------
+    ValueError
+        If all labels are the same.
+    """
+    count = len(labels)
+    rows = torch.arange(count, device=labels.device)
+    after = (rows[:, None] + rows) % count  # row i: i, i + 1, ... and round
+    differ = labels[after] != labels[:, None]
+    if not differ.any(1).all():
+        raise ValueError(f"{count} pictures of one person: MTER needs another person to push each picture to")
+    return after[rows, differ.int().argmax(1)]
+
+
+def adversaries(
+    backbone: nn.Module, images: torch.Tensor, targets: torch.Tensor, *, rounds: int = 10, tolerance: float = 0.1
+) -> torch.Tensor:
+    """Pictures pushed towards the embeddings of others, a grey level a round.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Network in training; left in the mode that it came in, its parameters without gradient.
+    images, targets : torch.Tensor, (n, 3, side, side)
+        Network inputs in [-1, 1]. The results are clipped to that box, and lie at most ``rounds`` grey levels off.
+    rounds : int
+        Most steps of sign.
+    tolerance : float in [0, 2)
+        They end when no picture is farther than this from its target, as 1 - cosine.
+
+    Raises
+    ------
+    ValueError
+        If rounds is below 1 or tolerance out of its range.
+    """
+    _check_attack(rounds, tolerance)
+    training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        target = nn.functional.normalize(backbone(targets).float())
+    pushed = images
+    for _ in range(rounds):
+        pushed = pushed.detach().requires_grad_()
+        with torch.enable_grad():
+            distance = 1 - (nn.functional.normalize(backbone(pushed).float()) * target).sum(1)
+        if distance.max() <= tolerance:
+            break
+        (gradient,) = torch.autograd.grad(distance.sum(), pushed)
+        pushed = (pushed.detach() - GREY_LEVEL * gradient.sign()).clamp(-1, 1)
+    backbone.train(training)
+    return pushed.detach()
+
+
+def _check_attack(rounds: int, tolerance: float) -> None:
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}, must be 1 or more")
+    if not 0 <= tolerance < 2:
+        raise ValueError(f"tolerance is {tolerance}, must lie in [0, 2): it is a 1 - cosine")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``python -m fa_utils.defenses.mter NAME``: train a robust network and write its row of the zoo table."""
+    from fa_utils.data import load_benchmark, load_domain
+    from fa_utils.models.zoo import evaluate_network, register
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("name", help=f"one of {', '.join(DEFENDED)}")
+    options = parser.parse_args(argv)
+    if options.name not in DEFENDED:
+        parser.error(f"network {options.name!r} is no robust one{nearest(options.name, DEFENDED)}")
+    recipe = DEFENDED[options.name]
+    encoder = train_mter(load_domain(recipe.domain), recipe=recipe)
+    print(register(WEIGHTS / f"{recipe.name}.safetensors", evaluate_network(encoder, load_benchmark())))
+
+
+if __name__ == "__main__":
+    main()
