@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from fa_utils.attacks.transfer import procedural_pairs
 from fa_utils.data import (
     FIELDS,
     TRAITS,
     Conditions,
     attack_pairs,
+    domain_table,
     load_benchmark,
     load_domain,
     protocol_pairs,
@@ -208,5 +210,40 @@ def test_attack_pairs_are_distinct_and_disjoint_from_calibration():
     assert len(set(a[:100])) == len(set(b[:100])) == 100
     other = attack_pairs(3, calibration=True, progress=False)[0]
     assert not set(sources.identity) & set(other.identity)
+    assert (sources.name, targets.name) == ("ms1m/test", "vggface2/test")
     with pytest.raises(ValueError, match="n_pairs = 0"):
         attack_pairs(0)
+
+
+def test_attack_pairs_within_a_domain_share_nobody():
+    parts = [attack_pairs(120, domain="celebahq", calibration=late, progress=False) for late in (False, True)]
+    people = [faces.identity.tolist() for part in parts for faces in part[:2]]
+    assert people == [list(range(first, first + 100)) for first in (0, 100, 200, 300)]
+    assert {faces.name for part in parts for faces in part[:2]} == {"celebahq/test"}
+    default = attack_pairs(120, progress=False)
+    assert all(np.array_equal(*columns) for columns in zip(parts[0][2:], default[2:], strict=True))
+
+
+def test_attack_pairs_within_a_domain_that_cannot():
+    with pytest.raises(ValueError, match="'ms1m' has 200 test people, pairs within it need 400: take one of lfw, celebahq"):
+        attack_pairs(3, domain="ms1m")
+    with pytest.raises(KeyError, match="did you mean 'celebahq'"):
+        attack_pairs(3, domain="celebhq")
+
+
+def test_procedural_pairs_within_a_domain():
+    pairs = {name: procedural_pairs(5, domain=name, progress=False) for name in (None, "celebahq")}
+    assert [p.name for p in pairs.values()] == ["procedural", "procedural celebahq"]
+    assert len({p.digest for p in pairs.values()}) == 2 and len(pairs["celebahq"]) == 5
+
+
+def test_the_second_benchmark_is_sharper_and_has_its_own_people(cache):
+    table = domain_table()
+    assert table["train people"]["celebahq"] == table["train people"]["lfw"] == 0
+    assert all(table[column]["celebahq"] < table[column].drop("celebahq").min() for column in ("noise", "jpeg", "blur", "yaw"))
+    with pytest.raises(ValueError, match="'celebahq' has test"):
+        load_domain("celebahq", "train")
+    one, other = (load_domain(name, "test", identities=12, pictures=2, progress=False) for name in ("celebahq", "lfw"))
+    assert not any(np.array_equal(a, b) for a in one.images for b in other.images)
+    first, second = (sample_people(f"{name}/test", np.arange(400), Conditions()) for name in ("celebahq", "lfw"))
+    assert np.linalg.norm(first.fields[:, None] - second.fields[None], axis=-1).min() > 3

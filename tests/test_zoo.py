@@ -222,4 +222,4 @@ def test_shipped_networks_match_their_table():
             assert 0.85 <= row["gender_accuracy"] <= 0.95
         sizes[name] = (WEIGHTS / row["file"]).stat().st_size
     assert sum(sizes[name] for name in list(zoo.RECIPES)[:10]) < 20e6  # DFANet's ten
-    assert sum(sizes.values()) < 40e6
+    assert sum(sizes.values()) < 46e6

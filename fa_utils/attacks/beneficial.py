@@ -158,7 +158,7 @@ class _PerturbationState(SurrogateState):
         place = (module, self.calls[module])
         self.calls[module] += 1
         self._check(place, output)
-        if not isinstance(module, REWRITABLE) and (place, self.copies[0]) in self.gradients:
+        if not isinstance(module, REWRITABLE) and any((place, copy) in self.gradients for copy in self.copies):
             output = output.clone()
         # The perturbation is a constant to the gradient, so autograd need not see it.
         for copy, rows in self._by_copy(output.detach()):
@@ -169,7 +169,7 @@ class _PerturbationState(SurrogateState):
     def _perturb(self, rows: Tensor, place: _Place, copy: int) -> None:
         """Add to one copy's rows what its gradient asks for, in place, and let go of the gradient."""
         if self.part.scale == "spread" and (place, copy) not in self.spreads:
-            self.spreads[place, copy] = _per_row(rows.flatten(1).std(1), rows)
+            self.spreads[place, copy] = _per_row(rows.flatten(1).std(1, correction=0), rows)
         gradient = self.gradients.pop((place, copy), None)
         if gradient is None:
             return
@@ -201,10 +201,10 @@ class _PerturbationState(SurrogateState):
 
     def _direction(self, gradient: Tensor, copy: int) -> Tensor:
         """What is added to one copy's rows, up to eta."""
-        sign = gradient.sign()
+        if self.part.direction == "raw":
+            return _at_norm(gradient, gradient.sign())
+        sign = _sign(gradient)
         match self.part.direction:
-            case "raw":
-                return _at_norm(gradient, sign)
             case "other":
                 return sign.roll(-1, 0)
             case "random":
@@ -230,6 +230,15 @@ class _PerturbationState(SurrogateState):
             scope = dataclasses.replace(self.scope, keys=keys, label=f"{self.scope.label}/copy {copy}")
             self.streams[copy] = scope.generators()
         return self.streams[copy]
+
+
+def _sign(gradient: Tensor) -> Tensor:
+    """The sign of a gradient that nobody reads any more, written over it where no two entries share their memory.
+
+    Layers that are summed share one gradient tensor; the sign of a sign is itself.
+    """
+    dense = gradient.is_contiguous() or gradient.is_contiguous(memory_format=torch.channels_last)
+    return gradient.sign_() if dense else gradient.sign()
 
 
 def _at_norm(values: Tensor, like: Tensor) -> Tensor:

@@ -91,11 +91,15 @@ class PairSet:
         )
 
 
-def procedural_pairs(n_pairs: int, *, calibration: bool = False, progress: bool = True) -> PairSet:
-    """Pairs of rendered people: see `fa_utils.data.attack_pairs`."""
-    sources, targets, source, target = attack_pairs(n_pairs, calibration=calibration, progress=progress)
+def procedural_pairs(
+    n_pairs: int, *, domain: str | None = None, calibration: bool = False, progress: bool = True
+) -> PairSet:
+    """Pairs of rendered people, named "procedural" and the domain where one is given: see `fa_utils.data.attack_pairs`."""
+    faces = attack_pairs(n_pairs, domain=domain, calibration=calibration, progress=progress)
+    sources, targets, source, target = faces
     rows = (np.asarray(source, np.int64), np.asarray(target, np.int64))
-    return PairSet(np.asarray(sources.images), np.asarray(targets.images), *rows, *rows, "procedural")
+    name = "procedural" if domain is None else f"procedural {domain}"
+    return PairSet(np.asarray(sources.images), np.asarray(targets.images), *rows, *rows, name)
 
 
 def benchmark_pairs(faces: FaceSet, pairs: Pairs, n_pairs: int, *, seed: int = 0) -> PairSet:

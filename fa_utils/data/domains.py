@@ -65,6 +65,12 @@ DOMAINS: dict[str, Domain] = {
         identities={"test": 1500},
         pictures={"test": 4},
     ),
+    "celebahq": Domain(
+        "CelebA-HQ: the second benchmark, celebrities in studio light, hardly compressed",
+        Conditions(yaw=0.10, pitch=0.04, jitter=0.8, light=0.35, style=1.0, blur=0.05, noise=0.003, jpeg=0.04),
+        identities={"test": 400},
+        pictures={"test": 2},
+    ),
 }
 
 
@@ -204,25 +210,57 @@ def protocol_pairs(identity: np.ndarray, *, folds: int = 10, per_fold: int = 300
     return Pairs(a=table[:, 0], b=table[:, 1], same=table[:, 2].astype(bool), fold=table[:, 3])
 
 
-def attack_pairs(n_pairs: int, *, calibration: bool = False, progress: bool = True) -> tuple[FaceSet, FaceSet, np.ndarray, np.ndarray]:
-    """Sources and targets of an impersonation: people of two domains that no network was trained on.
+def attack_pairs(
+    n_pairs: int, *, domain: str | None = None, calibration: bool = False, progress: bool = True
+) -> tuple[FaceSet, FaceSet, np.ndarray, np.ndarray]:
+    """Sources and targets of an impersonation: people that no network was trained on.
 
-    As in paper 3, section V-A, sources are MS-Celeb-1M-like and targets VGGFace2-like. Up to 100 pairs, every source and
-    every target occurs once; beyond, 100 sources meet 100 targets in Latin-square order (up to 10,000 pairs).
-    ``calibration=True`` gives pairs of other people, to tune on.
+    Up to 100 pairs, every source and every target occurs once; beyond, 100 sources meet 100 targets in Latin-square order
+    (up to 10,000 pairs).
+
+    Parameters
+    ----------
+    n_pairs : int from 1 to 10,000
+    domain : str, optional
+        Sources are the first 100 test people of this domain, targets the next 100. By default of two domains: sources
+        MS-Celeb-1M-like and targets VGGFace2-like, as in paper 3, section V-A.
+    calibration : bool
+        Pairs of other people, to tune on: the 200 that follow in the domain, or 100 that follow in each of the two.
+    progress : bool
+        Show a bar while pictures are rendered for the first time.
 
     Returns
     -------
     sources, targets : FaceSet of one picture a person
     source_id, target_id : int arrays (n_pairs,), row indices
+
+    Raises
+    ------
+    ValueError
+        n_pairs out of range, or a domain of too few test people (400 are needed).
+    KeyError
+        Unknown domain; the nearest name is offered.
     """
     if not 1 <= n_pairs <= 10_000:
         raise ValueError(f"n_pairs = {n_pairs}: from 1 to 10000 (100 sources x 100 targets)")
-    first = 100 if calibration else 0
+    if domain is None:
+        first = 100 if calibration else 0
+        people = [("ms1m", first), ("vggface2", first)]
+    else:
+        _require_four_hundred(domain)
+        first = 200 if calibration else 0
+        people = [(domain, first), (domain, first + 100)]
     faces = []
-    for name in ("ms1m", "vggface2"):
+    for name, start in people:
         everyone = load_domain(name, "test", pictures=1, progress=progress)
-        faces.append(everyone.subset(np.arange(first, first + 100)))
+        faces.append(everyone.subset(np.arange(start, start + 100)))
     pair = np.arange(n_pairs)
     source = pair % 100
     return faces[0], faces[1], source, (source + pair // 100) % 100
+
+
+def _require_four_hundred(domain: str) -> None:
+    available = get_domain(domain).identities["test"]
+    if available < 400:
+        able = ", ".join(name for name, d in DOMAINS.items() if d.identities["test"] >= 400)
+        raise ValueError(f"domain {domain!r} has {available} test people, pairs within it need 400: take one of {able}")

@@ -16,7 +16,7 @@ from torch import nn
 
 from fa_utils.models.encoder import FaceEncoder
 from fa_utils.models.recipes import RECIPES, Recipe, nearest
-from fa_utils.models.train import train_network
+from fa_utils.models.train import bf16_pays, train_network
 from fa_utils.paths import WEIGHTS
 
 GREY_LEVEL = 2 / 255  # on the scale [-1, 1] of network inputs
@@ -48,6 +48,7 @@ def train_mter(
     rounds: int = 10,
     share: float = 0.25,
     out: str | Path = WEIGHTS,
+    bf16: bool | None = None,
     **options,
 ) -> FaceEncoder:
     """Fine-tune a network of the zoo with the triplet hinge and write its weights.
@@ -58,29 +59,66 @@ def train_mter(
         Training pictures, of the identities that the start was trained on.
     recipe : Recipe
         What to train, such as one of ``DEFENDED``; its ``start`` is the undefended network.
-    margin, weight, rounds, share
+    margin, weight
         As in `triplet_regularizer`.
+    rounds, share
+        As in `with_adversaries`.
     out : path
         Folder of the weight files.
-    **options
+    bf16, **options
         Further options of :func:`~fa_utils.models.train.train_network`.
 
     Raises
     ------
     ValueError
-        As `triplet_regularizer`.
+        For a number out of its range.
     """
-    regularize = triplet_regularizer(margin=margin, weight=weight, rounds=rounds, share=share)
-    return train_network(recipe, faces, out=out, regularize=regularize, **options)
+    perturb = with_adversaries(rounds=rounds, share=share, bf16=bf16)
+    regularize = triplet_regularizer(margin=margin, weight=weight)
+    return train_network(recipe, faces, out=out, perturb=perturb, regularize=regularize, bf16=bf16, **options)
+
+
+def with_adversaries(
+    *, rounds: int = 10, tolerance: float = 0.1, share: float = 0.25, bf16: bool | None = None
+) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
+    """For ``train_network(perturb=...)``: batches with adversaries of their first pictures appended.
+
+    Each is pushed towards the next picture, the last of them towards the first. Nothing is random.
+
+    Parameters
+    ----------
+    rounds, tolerance
+        As in `adversaries`.
+    share : float in (0, 1]
+        Part of a batch that adversaries are made of, two pictures at least; the original takes all.
+    bf16 : bool, optional
+        bfloat16 autocast while they are made; by default where it is faster.
+
+    Raises
+    ------
+    ValueError
+        For an argument out of its range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}, must lie in (0, 1]")
+    _check_attack(rounds, tolerance)
+
+    def perturb(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        first = images[: max(2, round(share * len(images)))]
+        lower = bf16_pays(backbone, images.device) if bf16 is None else bf16
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=lower):
+            pushed = adversaries(backbone, first, first.roll(-1, 0), rounds=rounds, tolerance=tolerance)
+        return torch.cat([images, pushed])
+
+    return perturb
 
 
 def triplet_regularizer(
-    *, margin: float = 0.2, weight: float = 1.0, rounds: int = 10, tolerance: float = 0.1, share: float = 0.25
-) -> Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The term that MTER adds to the loss of a batch, for ``train_network(regularize=...)``.
+    *, margin: float = 0.2, weight: float = 1.0
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """For ``train_network(regularize=...)``: the hinge over the batches of `with_adversaries`.
 
-    Batch statistics are frozen in it, as at test time, where the attacks come; parameters receive the gradient of all three
-    corners of the triplet. Nothing is random.
+    A picture whose next one is of the same person is left out. All three corners of a triplet receive a gradient.
 
     Parameters
     ----------
@@ -88,62 +126,37 @@ def triplet_regularizer(
         By how much nearer the own picture must be; distances of unit embeddings lie in [0, 2].
     weight : float above 0
         Of the term. The original adds it plainly, at 1.
-    rounds, tolerance
-        As in `adversaries`.
-    share : float in (0, 1]
-        Part of a batch that adversaries are made of, two pictures at least; the original takes all.
 
     Raises
     ------
     ValueError
-        For an argument out of its range; from the term itself where the pictures are all of one person.
+        For an argument out of its range; from the term itself for features without adversaries.
     """
     if not 0 <= margin < 2:
         raise ValueError(f"margin is {margin}, must lie in [0, 2): unit embeddings are no farther than 2 apart")
     if not 0 < weight < math.inf:
         raise ValueError(f"weight is {weight}, must be finite and above 0")
-    if not 0 < share <= 1:
-        raise ValueError(f"share is {share}, must lie in (0, 1]")
-    _check_attack(rounds, tolerance)
 
-    def regularize(backbone: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        count = min(len(images), max(2, round(share * len(images))))
-        images, other = images[:count], strangers(labels[:count])
-        training = backbone.training
-        backbone.eval()
-        pushed = adversaries(backbone, images, images[other], rounds=rounds, tolerance=tolerance)
-        adversarial, source = backbone(torch.cat([pushed, images])).float().split(count)
-        backbone.train(training)
-        return weight * triplet_loss(adversarial, source, source[other], margin=margin)
+    def regularize(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        batch, count = len(labels), len(features) - len(labels)
+        if not 2 <= count <= batch:
+            raise ValueError(f"{len(features)} features of {batch} pictures: train with perturb=with_adversaries(...)")
+        source, own = features[:count].float(), labels[:count]
+        hinge = triplet_hinge(features[batch:].float(), source, source.roll(-1, 0), margin=margin)
+        strangers = own != own.roll(-1)
+        return weight * (hinge * strangers).sum() / strangers.sum().clamp_min(1)
 
     return regularize
 
 
-def triplet_loss(adversarial: torch.Tensor, source: torch.Tensor, target: torch.Tensor, *, margin: float) -> torch.Tensor:
-    """Mean of max(0, d(adversarial, source) - d(adversarial, target) + margin) over raw features (n, dim).
+def triplet_hinge(adversarial: torch.Tensor, source: torch.Tensor, target: torch.Tensor, *, margin: float) -> torch.Tensor:
+    """max(0, d(adversarial, source) - d(adversarial, target) + margin) for each row of raw features (n, dim).
 
     d is the Euclidean distance of the features made unit vectors, in [0, 2].
     """
     adversarial, source, target = (nn.functional.normalize(part) for part in (adversarial, source, target))
     gap = (adversarial - source).norm(dim=1) - (adversarial - target).norm(dim=1)
-    return (gap + margin).clamp_min(0).mean()
-
-
-def strangers(labels: torch.Tensor) -> torch.Tensor:
-    """For each label (n,), the row of the next one that differs, from the start again after the end.
-
-    Raises
-    ------
-    ValueError
-        If all labels are the same.
-    """
-    count = len(labels)
-    rows = torch.arange(count, device=labels.device)
-    after = (rows[:, None] + rows) % count  # row i: i, i + 1, ... and round
-    differ = labels[after] != labels[:, None]
-    if not differ.any(1).all():
-        raise ValueError(f"{count} pictures of one person: MTER needs another person to push each picture to")
-    return after[rows, differ.int().argmax(1)]
+    return (gap + margin).clamp_min(0)
 
 
 def adversaries(

@@ -31,7 +31,7 @@ GROUP = 4  # pictures of an identity in a batch of triplets
 WHITENING_PICTURES = 8000
 
 Perturbation = Callable[[nn.Module, torch.Tensor], torch.Tensor]
-Regularizer = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+Regularizer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def train_network(
@@ -74,11 +74,11 @@ def train_network(
         Folder of the checkpoints, by default the cache.
     perturb : callable, optional
         Called as ``perturb(backbone, images)`` on each batch of network inputs; what it returns is learned
-        from (adversarial training).
+        from (adversarial training). Pictures that it appends after those of the batch go through the network
+        with them, but have no labels: they are for ``regularize``.
     regularize : callable, optional
-        Called as ``regularize(backbone, images, labels)`` on each batch that is learned from, with labels (n,);
-        what it returns, a scalar with a gradient, is added to the loss. It must draw no random numbers of its own,
-        or resumed training ends elsewhere.
+        Called as ``regularize(features, labels)`` with the raw features (n or more, dim) of the batch and of what
+        was appended, and the labels (n,); the scalar that it returns is added to the loss.
 
     Returns
     -------
@@ -291,12 +291,12 @@ class Trainer:
         images = pictures.augmented(index, generator)
         if self.perturb:
             images = self.perturb(self.backbone, images)
-        labels, extra = pictures.labels[index.to(self.device)], 0.0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             features = self.backbone(images)
-            if self.regularize:
-                extra = self.regularize(self.backbone, images, labels)
-        loss = self.loss(features, labels, done) + extra
+        labels = pictures.labels[index.to(self.device)]
+        loss = self.loss(features[: len(labels)], labels, done)
+        if self.regularize:
+            loss = loss + self.regularize(features, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), self.recipe.gradient_clip)

@@ -30,7 +30,10 @@ METRICS = {
     "rmsd": ("gray levels", 0.0, 255.0),
     "threshold": ("cosine", -1.0, 1.0),
     "cost": ("ratio", 0.0, np.inf),
+    "loss": ("squared L2", -4.0, 4.0),
+    "loss_difference": ("squared L2", -4.0, 4.0),
     "memory": ("MB", 0.0, np.inf),
+    "overhead": ("percent", -100.0, np.inf),
     "p_value": ("probability", 0.0, 1.0),
 }
 

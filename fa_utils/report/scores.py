@@ -184,7 +184,7 @@ class Scores(NamedTuple):
         return two_way_bootstrap(values, self.sources, self.targets, seed=0)
 
 
-def score(study: Study, thresholds: pd.DataFrame, *, at: float | str = 1e-3) -> Scores:
+def score(study: Study, thresholds: pd.DataFrame, *, at: float | str = 1e-3, dodging: bool = False) -> Scores:
     """Hits at a threshold, and similarities, as matrices.
 
     Parameters
@@ -194,6 +194,8 @@ def score(study: Study, thresholds: pd.DataFrame, *, at: float | str = 1e-3) -> 
         By network name, as `thresholds_of` returns them.
     at : float or str
         Column of ``thresholds``: a false accept rate, or ``"best"`` for the threshold of highest accuracy.
+    dodging : bool
+        A hit is then a picture that is *not* accepted as its target's person, who is its own.
 
     Raises
     ------
@@ -208,7 +210,8 @@ def score(study: Study, thresholds: pd.DataFrame, *, at: float | str = 1e-3) -> 
         unresolved = ", ".join(sorted(set(frame["target"][limits.isna()])))
         kind = f"{at!r} threshold" if isinstance(at, str) else f"threshold at FAR {at:g}"
         raise ValueError(f"no {kind} for {unresolved}: not measured, or the benchmark has too few pairs")
-    frame = frame.assign(hit_rate=(frame["similarity"] > limits).astype(float))
+    accepted = frame["similarity"] > limits
+    frame = frame.assign(hit_rate=(~accepted if dodging else accepted).astype(float))
     people = frame.drop_duplicates("pair").sort_values("pair")
     keys = ["source", "method", "step", "target"]
     metrics = ["similarity", "hit_rate", "rmsd"]

@@ -1,0 +1,186 @@
+"""Chapter 5's measurements beside the transfer runs: losses along the way, feature maps, memory."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fa_utils.attacks import BeneficialPerturbation, Scope
+from fa_utils.attacks.transfer import PairSet, network_name, open_network
+from fa_utils.data import to_float
+from fa_utils.memory import peak_bytes
+from fa_utils.metrics import two_way_bootstrap
+from fa_utils.report.bpfa import ETAS, PLACEMENTS, PLUS, Budget, Cast
+from fa_utils.report.results import result_row
+
+# ---------------------------------------------------------------- Fig. 5: losses
+
+
+def walk(encoder, source: Tensor, target: Tensor, budget: Budget, eta: float, *, steps: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """FIM with BPFA written out: losses (steps, B) of the plain and of the perturbed network at the same pictures.
+
+    The perturbation raises the second; at the first step there is none.
+    """
+    scope = Scope(source, tuple(map(str, range(len(source)))), seed, "walk", budget.eps, budget.step_size)
+    low, high = (source - budget.eps).clamp(min=0), (source + budget.eps).clamp(max=1)
+    with torch.no_grad():
+        wanted = encoder(target)
+    images, losses = source.clone(), ([], [])
+    with BeneficialPerturbation(eta).attach(encoder, scope) as state:
+        for step in range(steps):
+            state.enabled = False
+            with torch.no_grad():
+                losses[0].append(_loss(encoder(images), wanted))
+            state.begin_step(step)
+            state.begin_pass(1)
+            state.enabled = True
+            leaf = images.clone().requires_grad_()
+            loss = _loss(encoder(leaf), wanted)
+            gradient = torch.autograd.grad(loss.sum(), leaf)[0]
+            losses[1].append(loss.detach())
+            images = (images - budget.step_size * gradient.sign()).clamp(low, high)
+    return torch.stack(losses[0]).cpu(), torch.stack(losses[1]).cpu()
+
+
+def _loss(embedding: Tensor, wanted: Tensor) -> Tensor:
+    return (embedding - wanted).square().sum(1)
+
+
+def loss_rows(encoder, pairs: PairSet, budget: Budget, *, count: int = 24, steps: int | None = None) -> list[dict]:
+    """Fig. 5 and claim 8: losses along FIM with BPFA and along FIM; the loss at the second step against eta (column ``x``)."""
+    chosen = pairs.first(count)
+    source, target = (to_float(side[rows]).to(encoder.device) for side, rows in (
+        (chosen.sources, chosen.source), (chosen.targets, chosen.target)
+    ))  # fmt: skip
+    steps, eta = min(budget.steps, steps or budget.steps), budget.eta(encoder.name)
+    plain, perturbed = walk(encoder, source, target, budget, eta, steps=steps)
+    alone, _ = walk(encoder, source, target, budget, 0.0, steps=steps)
+    shared, rows = {"source": encoder.name}, []
+    curves = {"FIM": alone, f"FIM{PLUS}, plain network": plain, f"FIM{PLUS}, perturbed network": perturbed}
+    for name, losses in curves.items():
+        for step in range(steps):
+            place = {"table": "Fig. 5a", "method": name, "x": step + 1, **shared}
+            rows.append(result_row("loss", _interval(losses[step], chosen), len(chosen), **place))
+    second = {value: walk(encoder, source, target, budget, value, steps=2)[1][1] for value in sorted({*ETAS, eta, -eta})}
+    for value, losses in second.items():
+        place = {"table": "Fig. 5b", "method": f"FIM{PLUS}", "x": value, **shared}
+        rows.append(result_row("loss", _interval(losses, chosen), len(chosen), **place))
+    differences = {
+        "perturbed minus plain, steps 2 on": (perturbed - plain)[1:].mean(0),
+        f"at step 2: eta {eta:g} minus eta 0": second[eta] - second[0.0],
+        f"at step 2: eta 0 minus eta {-eta:g}": second[0.0] - second[-eta],
+        f"at step 2: eta {max(ETAS):g} minus eta {eta:g}": second[max(ETAS)] - second[eta],
+    }
+    for name, values in differences.items():
+        if name.endswith(f"{max(ETAS):g} minus eta {eta:g}") and eta == max(ETAS):
+            continue
+        rows.append(result_row("loss_difference", _interval(values, chosen), len(chosen), table="claim 8", method=name, **shared))
+    return rows
+
+
+def _interval(values: Tensor, pairs: PairSet):
+    return two_way_bootstrap(values.double().numpy(), pairs.source_id, pairs.target_id, seed=0)
+
+
+# ---------------------------------------------------------------- Fig. 6: feature maps
+
+
+def feature_maps(encoder, source: Tensor, target: Tensor, budget: Budget, *, layer: int = 1) -> dict[str, np.ndarray]:
+    """One convolution's maps at the second step of FIM with BPFA: the liveliest channel of each picture, in gray.
+
+    Returns
+    -------
+    dict
+        ``plain``, ``perturbation`` and ``perturbed``, each uint8 (B, 3, H, W), stretched to the full range per picture.
+    """
+    name, module = encoder.convolutions()[layer]
+    eta = budget.eta(encoder.name)
+    seen: list[Tensor] = []
+    # Hooks run in the order in which they were set: the first sees the output before the perturbation, the last after it.
+    first = module.register_forward_hook(lambda m, i, output: seen.append(output.detach().clone()))
+    scope = Scope(source, tuple(map(str, range(len(source)))), 0, "maps", budget.eps, budget.step_size)
+    with torch.no_grad():
+        wanted = encoder(target)
+    images = source.clone()
+    try:
+        with BeneficialPerturbation(eta).attach(encoder, scope) as state:
+            last = module.register_forward_hook(lambda m, i, output: seen.append(output.detach().clone()))
+            state.enabled = True
+            for step in range(2):
+                seen.clear()
+                state.begin_step(step)
+                state.begin_pass(1)
+                leaf = images.clone().requires_grad_()
+                gradient = torch.autograd.grad(_loss(encoder(leaf), wanted).sum(), leaf)[0]
+                images = (images - budget.step_size * gradient.sign()).clamp(0, 1)
+            last.remove()
+    finally:
+        first.remove()
+    before, after = seen
+    channel = before.flatten(2).std(2).argmax(1)
+    rows = torch.arange(len(before))
+    maps = {"plain": before[rows, channel], "perturbation": (after - before)[rows, channel], "perturbed": after[rows, channel]}
+    return {key: _gray(value) for key, value in maps.items()}
+
+
+def _gray(maps: Tensor) -> np.ndarray:
+    low, high = (end(maps.flatten(1), 1).values.view(-1, 1, 1) for end in (torch.min, torch.max))
+    scaled = (maps - low) / (high - low).clamp(min=1e-12)
+    return (255 * scaled).round().byte().unsqueeze(1).expand(-1, 3, -1, -1).cpu().numpy()
+
+
+# ---------------------------------------------------------------- Table X: memory
+
+
+def memory_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, device: str = "cpu") -> list[dict]:
+    """Table X and claim 10: peak memory of FIM and of FIM with BPFA at each kind of layer, three steps on a few pictures."""
+    chosen, rows = pairs.first(count), []
+    source, target = (to_float(side[index]).to(device) for side, index in (
+        (chosen.sources, chosen.source), (chosen.targets, chosen.target)
+    ))  # fmt: skip
+    for address in cast.encoders:
+        encoder, name = open_network(address, device), network_name(address)
+        used = {}
+        for placement in ("", *PLACEMENTS):
+            parts = [BeneficialPerturbation(budget.eta(address), layers=PLACEMENTS[placement])] if placement else []
+            attack = budget.attack("FIM", address, steps=3, surrogate=parts)
+            attack(encoder, source, target)  # what is allocated once and kept is not the attack's
+            used[placement] = peak_bytes(lambda attack=attack, encoder=encoder: attack(encoder, source, target), device)
+            method = f"FIM{PLUS}({placement})" if placement else "FIM"
+            place = {"source": name, "method": method, "target": device}
+            rows.append(result_row("memory", used[placement] / 2**20, len(chosen), table="Table X", **place))
+        for placement in PLACEMENTS:
+            more = 100 * (used[placement] / used[""] - 1)
+            where = {"table": "claim 10", "source": name, "method": f"FIM{PLUS}({placement})", "target": device}
+            rows.append(result_row("overhead", more, len(chosen), **where))
+    return rows
+
+
+def _remember(outputs: list[Tensor], module, inputs, output: Tensor) -> None:
+    outputs.append(output)
+
+
+def cosines_between_steps(encoder, source: Tensor, target: Tensor, budget: Budget, *, steps: int, layers: Sequence[int]) -> np.ndarray:
+    """Cosine between a layer's gradients at consecutive steps of FIM, mean over pictures: (steps - 1, layers)."""
+    modules = [encoder.convolutions()[i][1] for i in layers]
+    with torch.no_grad():
+        wanted = encoder(target)
+    images, kept = source.clone(), []
+    for _ in range(steps):
+        outputs: list[Tensor] = []
+        hooks = [module.register_forward_hook(functools.partial(_remember, outputs)) for module in modules]
+        leaf = images.clone().requires_grad_()
+        try:
+            loss = _loss(encoder(leaf), wanted).sum()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        gradient, *inner = torch.autograd.grad(loss, [leaf, *outputs])
+        kept.append([value.flatten(1) for value in inner])
+        images = (images - budget.step_size * gradient.sign()).clamp(0, 1)
+    cosine = torch.nn.functional.cosine_similarity
+    return np.array(
+        [[float(cosine(a, b, dim=1).mean()) for a, b in zip(one, two, strict=True)] for one, two in zip(kept, kept[1:], strict=False)]
+    )

@@ -1,0 +1,191 @@
+"""Chapter 5's study: who plays which part, what is run, and how claims follow from numbers."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from attack_networks import pictures, residual_encoder
+
+from fa_utils.attacks import BeneficialPerturbation
+from fa_utils.attacks.transfer import PairSet, Study
+from fa_utils.report import bpfa, bpfa_probes
+from fa_utils.report.bpfa import METHODS, PLUS, Budget, make_cast
+from fa_utils.report.claims import FAILS, HOLDS, UNDECIDED
+from fa_utils.report.results import results_frame
+from fa_utils.report.scores import score
+
+PAIRS = 60
+SHARED = {
+    "faces": "procedural", "networks": "zoo", "profile": "test", "seeds": "0", "eps": 0.04, "steps": 4, "device": "cpu",
+    "package_version": "0", "commit": "c", "date": "2026-01-01", "command": "x",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cast():
+    return make_cast("a.onnx,b.onnx,c.onnx")
+
+
+@pytest.fixture(scope="module")
+def budget():
+    return Budget(steps=4, short=2, spectra=3, neighbors=2)
+
+
+def invented(trials, gain) -> Study:
+    """``gain(method, step)`` is the share of pairs that a method hits, the same pairs first."""
+    frames = []
+    for trial in trials:
+        for step, judges in trial.looks:
+            hit = np.arange(PAIRS) < round(PAIRS * gain(trial.method, step))
+            for judge in judges:
+                columns = {"source": trial.label, "method": trial.method, "seed": 0, "step": step, "pair": np.arange(PAIRS)}
+                columns |= {"source_id": np.arange(PAIRS), "target_id": np.arange(PAIRS), "target": judge.split(".")[0]}
+                frames.append(pd.DataFrame(columns | {"similarity": np.where(hit, 0.8, 0.2), "rmsd": 5.0}))
+    return Study(pd.concat(frames, ignore_index=True), pd.DataFrame())
+
+
+def thresholds_of(cast) -> pd.DataFrame:
+    return pd.DataFrame({1e-3: 0.5, 1e-2: 0.5}, index=[name.split(".")[0] for name in cast.networks])
+
+
+def judged(cast, budget, gain) -> dict:
+    trials = bpfa.table_trials(cast, budget, METHODS) + bpfa.layer_trials(cast, budget) + bpfa.eta_controls(cast, budget)
+    scores = score(invented(trials, gain), thresholds_of(cast))
+    rows = [row for kind in ("single", "combined") for row in bpfa.transfer_effects(scores, cast, budget, "LFW", kind)]
+    for section in (bpfa.order_effects, bpfa.eta_effects, bpfa.layer_effects):
+        rows += section(scores, cast, budget)
+    return bpfa.judge_effects(results_frame(rows, chapter=bpfa.CHAPTER, **SHARED))
+
+
+def helpful(method: str, step: int) -> float:
+    """BPFA helps, the weak methods most; the largest eta and APFA help less; hits grow with the steps."""
+    if method.startswith("FMDN, eta"):
+        return 0.35
+    base = {"FIM": 0.1, "MI": 0.1, "FMD": 0.35}.get(method.removesuffix(PLUS).partition("+")[0], 0.3)
+    more = {"FIM": 0.8, "MI": 0.8, "FMD": 0.6}.get(method.partition("+")[0], 0.4) if PLUS in method else 0.0
+    return (base + more) * (1.0 if step == 4 else 0.3)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_the_four_encoders_are_the_papers():
+    cast = make_cast()
+    assert len(cast.encoders) == 4 and set(cast.robust) <= set(cast.encoders)
+    assert len(make_cast(encoders=2).encoders) == 2
+    for source in cast.encoders:
+        assert len(cast.black_box(source)) == 3 and (source, source) not in cast.black_box(source)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make_cast("a.onnx"), "two or more different"),
+        (lambda: make_cast("a.onnx,a.onnx"), "two or more different"),
+        (lambda: make_cast(encoders=5), "encoders = 5: from 2 to 4"),
+        (lambda: Budget(etas={"a": float("nan")}).attack("FIM+BPFA", "a.onnx"), "eta must be a finite number"),
+    ],
+)
+def test_bad_settings(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_attacks_are_the_presets_at_the_budget(budget):
+    with_eta = dataclasses.replace(budget, etas={"a": 0.005})
+    attack = with_eta.attack("FMDN" + PLUS, "a.onnx", seed=3)
+    assert attack.surrogate[-1] == BeneficialPerturbation(0.005) and (attack.steps, attack.seed) == (4, 3)
+    assert with_eta.attack("FMDN" + PLUS, "b.onnx").surrogate[-1].eta == bpfa.ETA
+    assert not any(isinstance(part, BeneficialPerturbation) for part in budget.attack("FMDN", "a.onnx").surrogate)
+    assert budget.attack("SSA", "a.onnx").inputs[0].count == 3 and budget.attack("VMI", "a.onnx").gradient[0].count == 2
+
+
+def test_every_method_costs_what_is_said(budget):
+    encoder, source, target = residual_encoder(), pictures(2, 1), pictures(2, 2)
+    for method in bpfa.both(METHODS):
+        result = budget.attack(method, "a.onnx").run(encoder, source, target)
+        assert result.forwards + result.backwards == 2 * budget.copies(method) * budget.steps + 1, method
+
+
+def test_dodging_compares_with_the_own_picture():
+    images = np.arange(4 * 3 * 4 * 4, dtype=np.uint8).reshape(4, 3, 4, 4)
+    rows = np.arange(4)
+    pairs = PairSet(images, images[::-1].copy(), rows, rows, rows, rows + 10, "test")
+    own = bpfa.own_pictures(pairs)
+    assert np.array_equal(own.targets[own.target], own.sources[own.source]) and np.array_equal(own.target_id, own.source_id)
+
+
+def test_a_dodging_hit_is_a_rejection(cast, budget):
+    study = invented(bpfa.dodging_trials(cast, budget), lambda method, step: 0.25)
+    rate = {dodging: score(study, thresholds_of(cast), at=1e-2, dodging=dodging).hit_rate.mean().mean() for dodging in (True, False)}
+    assert rate[False] == pytest.approx(0.25) and rate[True] == pytest.approx(0.75)
+
+
+def test_eta_is_the_positive_one_of_highest_similarity():
+    def row(source, eta, similarity):
+        return {"metric": "similarity", "source": source, "x": eta, "value": similarity}
+
+    rows = [row("a", -1e-3, 0.9), row("a", 0.0, 0.8), row("a", 1e-3, 0.5), row("a", 1e-2, 0.6), row("b", 1e-3, 0.1)]
+    assert bpfa.calibrated(rows) == {"a": 1e-2, "b": 1e-3}
+
+
+# ---------------------------------------------------------------- claims
+
+
+def test_claims_hold_where_the_numbers_say_so(cast, budget):
+    found = judged(cast, budget, helpful)
+    assert {number: evidence.verdict for number, evidence in found.items()} == dict.fromkeys(range(1, 8), HOLDS)
+    assert "McNemar with Holm: 54 cells up, 0 down" in found[1].detail
+
+
+def test_claims_fail_where_the_numbers_say_so(cast, budget):
+    found = judged(cast, budget, lambda method, step: 0.9 - helpful(method, step))
+    assert {number for number, evidence in found.items() if evidence.verdict == FAILS} >= {1, 2, 3, 4, 5, 7}
+
+
+def test_equal_methods_leave_claims_undecided(cast, budget):
+    found = judged(cast, budget, lambda method, step: 0.5)
+    assert found[1].verdict == UNDECIDED and found[5].verdict == UNDECIDED
+    assert found[6].verdict == HOLDS and found[2].verdict == HOLDS  # equal is similar, and not lower
+
+
+def test_unlike_layers_are_not_similar(cast, budget):
+    found = judged(cast, budget, lambda method, step: 0.8 if "(act)" in method else 0.5)
+    assert found[6].verdict == FAILS
+
+
+def test_printed_claims_agree_with_the_sheet():
+    found = bpfa.judge_printed()
+    assert {number: evidence.verdict for number, evidence in found.items()} == {
+        1: HOLDS, 2: HOLDS, 3: HOLDS, 4: FAILS, 6: HOLDS, 9: HOLDS,
+    }  # fmt: skip
+    assert "376 of 376" in found[1].detail and found[1].effect == pytest.approx(0.1) and "5 of 12" in found[4].detail
+
+
+# ---------------------------------------------------------------- probes
+
+
+def test_the_walk_is_the_attack_and_the_perturbation_raises_the_loss(budget):
+    encoder, source, target = residual_encoder(), pictures(3, 1), pictures(3, 2)
+    longer = dataclasses.replace(budget, steps=5)
+    plain, perturbed = bpfa_probes.walk(encoder, source, target, longer, 1e-3, steps=5)
+    assert torch.equal(plain[0], perturbed[0]) and (perturbed[1:] > plain[1:]).all()
+    seen = []
+    attack = longer.attack("FIM" + PLUS, "a.onnx", eta=1e-3)
+    attack.run(encoder, source, target, on_step=lambda step, images: seen.append(images.clone()))
+    with torch.no_grad():
+        wanted = encoder(target)
+        losses = torch.stack([(encoder(images) - wanted).square().sum(1) for images in seen[:-1]])
+    torch.testing.assert_close(plain[1:], losses, rtol=1e-6, atol=1e-9)
+    without = bpfa_probes.walk(encoder, source, target, longer, 0.0, steps=5)
+    torch.testing.assert_close(without[0], without[1], rtol=1e-9, atol=1e-12)
+
+
+def test_feature_maps_show_a_two_valued_perturbation(budget):
+    encoder = residual_encoder()
+    maps = bpfa_probes.feature_maps(encoder, pictures(2, 1), pictures(2, 2), budget)
+    assert {value.dtype for value in maps.values()} == {np.dtype(np.uint8)}
+    assert all(len(np.unique(one)) <= 3 for one in maps["perturbation"])  # rounding may leave a zero
+    assert not any(len(module._forward_hooks) for module in encoder.modules())
