@@ -1,6 +1,7 @@
 """What a step of an attack costs, and how that compares with torchattacks, on one network in one run.
 
-    python benchmarks/attack_step.py [--network ires] [--batch 20] [--rounds 25] [--threads 1] [--device cpu] [--only BPFA]
+    python benchmarks/attack_step.py [--network ires] [--batch 20] [--rounds 25] [--threads 1] [--device cpu]
+                                     [--only BPFA]
 
 The cost of a step is the difference between a long and a short run, over the difference in steps, so that
 one-off work (the reference embedding, the labels) is left out for everyone. All contenders take turns, so

@@ -379,7 +379,8 @@ def test_controls_are_what_they_say(encoder, pair):
     torch.testing.assert_close(own, sign)
     torch.testing.assert_close(control(encoder, pair, "other")[0], sign.roll(-1, 0))
     raw = control(encoder, pair, "raw")[0]
-    torch.testing.assert_close(nn.functional.cosine_similarity(raw.flatten(1), gradient.flatten(1)), torch.ones(COUNT).double())
+    cosine = nn.functional.cosine_similarity(raw.flatten(1), gradient.flatten(1))
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
     for direction in ("random", "shuffled", "gaussian"):
         added, _, later = control(encoder, pair, direction)
         assert abs((added * sign).mean()) < 0.1 and abs((added * later).mean()) < 0.1  # unrelated, and new at each step
@@ -456,7 +457,7 @@ def test_hooks_are_removed_also_after_an_error(encoder, pair, layers):
         (BeneficialPerturbation(names="nothing"), COUNT, "names='nothing' matches nothing .*'tiny-0'.*backbone.conv1"),
         (BeneficialPerturbation(0.0, names="nothing"), COUNT, "matches nothing"),
         (BeneficialPerturbation(layers="activation"), COUNT, "layers='activation' .* there are: none"),
-        (BeneficialPerturbation(direction="other"), 1, "another image, but the batch holds one"),
+        (BeneficialPerturbation(direction="other"), 1, "another image.s gradient, but the batch holds one"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_any_work(part, images, message):
@@ -484,8 +485,8 @@ def test_a_batch_that_changes_size_is_an_error(encoder, pair):
 
 
 def test_maps_that_change_size_are_an_error(pair):
-    network = FaceEncoder(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), name="any", input_size=SIZE)
-    network = network.double()
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = FaceEncoder(body, name="any", input_size=SIZE).double()
 
     def grow(step, images):
         network.input_size = 2 * SIZE
@@ -500,7 +501,7 @@ def test_maps_that_change_size_are_an_error(pair):
         (lambda: BeneficialPerturbation(float("nan")), "eta must be a finite number, got nan"),
         (lambda: BeneficialPerturbation(float("inf")), "eta must be a finite number, got inf"),
         (lambda: BeneficialPerturbation("large"), "eta must be a finite number, got 'large'"),
-        (lambda: BeneficialPerturbation(layers="stem"), "layers must be one of .* a pattern of layer names goes into names"),
+        (lambda: BeneficialPerturbation(layers="stem"), "layers must be one of .* layer names goes into names"),
         (lambda: BeneficialPerturbation(direction="up"), "direction must be one of"),
         (lambda: BeneficialPerturbation(scale="none"), "scale must be one of"),
         (lambda: SpectrumCopies(0), "count, the number of copies"),
@@ -571,7 +572,8 @@ def test_without_rescaling_the_picture_comes_back(encoder, pair):
     """Up to the rounding of the transform: rho so small that it changes nothing else."""
     copies = SpectrumCopies(3, rho=1e-15, sigma=0.0).bind(scope_of(pair[0]))(pair[0], 0)
     assert all((copy - pair[0]).abs().max() < 1e-12 for copy, _ in copies)
-    assert same_share(attack(inputs=[SpectrumCopies(2, rho=1e-15, sigma=0.0)])(encoder, *pair), attack()(encoder, *pair)) > 0.999
+    got = attack(inputs=[SpectrumCopies(2, rho=1e-15, sigma=0.0)])(encoder, *pair)
+    assert same_share(got, attack()(encoder, *pair)) > 0.999
 
 
 # ---------------------------------------------------------------- NI and VT
@@ -662,7 +664,8 @@ def test_presets_of_the_paper():
         assert dataclasses.replace(with_bpfa, surrogate=with_bpfa.surrogate[:-1]) == plain
         assert with_bpfa.surrogate[-1] == BeneficialPerturbation(0.002)
         assert with_bpfa.eps == 10 / 255 and with_bpfa.step_size == 1 / 255 and PRESETS[f"{base}_bpfa"].steps == 1500
-    assert preset("fmdn_bpfa", drop=0.05).surrogate == (FeatureDropout(0.05, target="clean"), BeneficialPerturbation(8e-4))
+    clean = FeatureDropout(0.05, target="clean")
+    assert preset("fmdn_bpfa", drop=0.05).surrogate == (clean, BeneficialPerturbation(8e-4))
     assert preset("fmdn").inputs == (DiverseInput(),) and preset("fmdn").gradient == (Momentum(1.0),)
     assert preset("sni").gradient == (Nesterov(1.0),) and preset("sni").inputs == (ScaleCopies(5),)
     assert preset("vmi").gradient == (VarianceTuning(20, 1.5), Momentum(1.0))

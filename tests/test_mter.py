@@ -205,6 +205,7 @@ def test_recipes_start_from_the_four_encoders(capsys):
     }
     assert all(recipe.start in RECIPES and name not in RECIPES for name, recipe in DEFENDED.items())
     assert len({recipe.seed for recipe in DEFENDED.values()}) == 4
+    assert set(mter.HINGE_WEIGHT) <= set(DEFENDED)
     with pytest.raises(SystemExit):
         mter.main(["irse-webface-mtr"])
     assert "did you mean 'irse-webface-mter'" in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""BPFA: perturbations of the surrogate's feature maps that work against the attack, made of the gradients of the step before.
+"""BPFA: perturbations of the surrogate's feature maps that work against the attack, made of earlier gradients.
 
-The attacker lowers the loss by changing the picture; the perturbation raises it by changing the maps, so that every step
-meets a harder network. The gradients come from a backward pass that is made anyway: no further pass is needed.
+The attacker lowers the loss by changing the picture; the perturbation raises it by changing the maps, so that every
+step meets a harder network. The gradients come from a backward pass that is made anyway: no further pass is needed.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ class BeneficialPerturbation:
     Parameters
     ----------
     eta : float
-        Size of the perturbation on the scale of the feature maps, finite. Positive raises the attacker's loss (BPFA), negative
-        lowers it (APFA); 0 is the plain attack, bit for bit.
+        Size of the perturbation on the scale of the feature maps, finite. Positive raises the attacker's loss (BPFA),
+        negative lowers it (APFA); 0 is the plain attack, bit for bit.
     layers : {"convolution", "normalization", "activation"}
         Which outputs are perturbed: of all `torch.nn.Conv2d`, of all `torch.nn.BatchNorm2d`, or of all activations.
     names : str, optional
@@ -46,27 +46,30 @@ class BeneficialPerturbation:
     squeeze_excite : bool
         Whether the 1x1 convolutions inside squeeze-and-excitation blocks are among the convolutions.
     direction : {"own", "same", "raw", "random", "other", "shuffled", "gaussian"}
-        ``own`` is the paper's. ``same`` takes the gradient of the very same step, by a forward and a backward pass more. The
-        others are controls: the gradient itself at the norm of its sign; its sign times random signs; the sign of the
-        next image in the batch (whose results then depend on the batch); the sign, its entries permuted at random,
-        anew at each step and alike for all images; Gaussian noise of the same norm.
+        ``own`` is the paper's. ``same`` takes the gradient of the very same step, by a forward and a backward pass
+        more. The others are controls: the gradient itself at the norm of its sign; its sign times random signs; the
+        sign of the next image in the batch (whose results then depend on the batch); the sign, its entries permuted at
+        random, anew at each step and alike for all images; Gaussian noise of the same norm.
     scale : {"absolute", "spread"}
-        ``spread`` multiplies eta by the standard deviation of the layer's unperturbed output, per image, as it was at the
-        first step: one eta for layers and networks of any scale.
+        ``spread`` multiplies eta by the standard deviation of the layer's unperturbed output, per image, as it was at
+        the first step: one eta for layers and networks of any scale.
 
     Raises
     ------
     ValueError
-        For an eta that is not finite or an unknown option; when the attack starts, for layers that match nothing and for
-        ``other`` with a single image; during the attack, if the batch changes size.
+        For an eta that is not finite or an unknown option; when the attack starts, for layers that match nothing and
+        for ``other`` with a single image; during the attack, if the batch or a map changes size.
 
     Notes
     -----
-    Zhou F. et al. (2023), eq. 14 and algorithm 1 (sheet 5-bpfa, section 2). Nothing is added at the first step, and where
-    the gradient is exactly zero. The reference is embedded by the unperturbed network. Several copies of the picture have a
-    gradient each (item 3c); a second pass of a copy within a step, as for variance tuning, uses what the pass before left.
-    After `FeatureDropout` in the list of surrogate parts the masked output is perturbed (item 3e), before it the output
-    is perturbed and then masked. A gradient is let go of as it is used, while the pass fills the memory.
+    Zhou F. et al. (2023), eq. 14 and algorithm 1 (sheet 5-bpfa, section 2). Nothing is added at the first step, and
+    where the gradient is exactly zero. The reference is embedded by the unperturbed network. Several copies of the
+    picture have a gradient each (item 3c); a second pass of a copy within a step, as for variance tuning, uses what the
+    pass before left. After `FeatureDropout` in the list of surrogate parts the masked output is perturbed (item 3e),
+    before it the output is perturbed and then masked.
+
+    A gradient is let go of as it is used, while the pass fills the memory, so the peak hardly rises; but a rectifier
+    whose backward reads its own output (ReLU, LeakyReLU in place) must keep it beside the perturbed one.
     """
 
     eta: float = 8e-4
@@ -89,7 +92,7 @@ class BeneficialPerturbation:
     def attach(self, encoder: nn.Module, scope: Scope) -> Iterator[SurrogateState]:
         layers = self.chosen(encoder)
         if self.direction == "other" and len(scope.keys) < 2:
-            raise ValueError("direction='other' takes the gradient of another image, but the batch holds one image only")
+            raise ValueError("direction='other' takes another image's gradient, but the batch holds one image only")
         if self.eta == 0:
             yield SurrogateState()
             return
@@ -116,7 +119,8 @@ class BeneficialPerturbation:
             names = ", ".join(name for name, _ in found[:8]) or "none"
             network = getattr(encoder, "name", type(encoder).__name__)
             raise ValueError(
-                f"layers={self.layers!r} with names={self.names!r} matches nothing in network {network!r}; there are: {names}"
+                f"layers={self.layers!r} with names={self.names!r} matches nothing in network {network!r}; "
+                f"there are: {names}"
             )
         return chosen
 
@@ -158,25 +162,27 @@ class _PerturbationState(SurrogateState):
         place = (module, self.calls[module])
         self.calls[module] += 1
         self._check(place, output)
-        if not isinstance(module, REWRITABLE) and any((place, copy) in self.gradients for copy in self.copies):
-            output = output.clone()
-        # The perturbation is a constant to the gradient, so autograd need not see it.
-        for copy, rows in self._by_copy(output.detach()):
-            self._perturb(rows, place, copy)
+        # The perturbation is a constant to the gradient, so where it is added in place autograd need not see it.
+        plain = output.detach()
+        found = [self._take(place, copy, rows) for copy, rows in self._by_copy(plain)]
+        if isinstance(module, REWRITABLE):
+            for direction, (_, rows) in zip(found, self._by_copy(plain), strict=True):
+                if direction is not None:
+                    rows.add_(direction, alpha=self.part.eta)
+        elif any(direction is not None for direction in found):
+            output = output.add(_joined(found, plain), alpha=self.part.eta)
         output.register_hook(lambda gradient: self._keep(place, gradient))
         return output
 
-    def _perturb(self, rows: Tensor, place: _Place, copy: int) -> None:
-        """Add to one copy's rows what its gradient asks for, in place, and let go of the gradient."""
+    def _take(self, place: _Place, copy: int, rows: Tensor) -> Tensor | None:
+        """What is to be added to one copy's rows, up to eta; its gradient is let go of. None at the first step."""
         if self.part.scale == "spread" and (place, copy) not in self.spreads:
             self.spreads[place, copy] = _per_row(rows.flatten(1).std(1, correction=0), rows)
         gradient = self.gradients.pop((place, copy), None)
         if gradient is None:
-            return
+            return None
         direction = self._direction(gradient, copy)
-        if self.part.scale == "spread":
-            direction = direction * self.spreads[place, copy]
-        rows.add_(direction, alpha=self.part.eta)
+        return direction * self.spreads[place, copy] if self.part.scale == "spread" else direction
 
     def _keep(self, place: _Place, gradient: Tensor) -> None:
         self.calls.clear()  # the forward pass is over
@@ -195,12 +201,12 @@ class _PerturbationState(SurrogateState):
             expected = f"{tuple(kept.shape[1:])} for each row, as at the step before"
         if expected:
             raise ValueError(
-                f"layer {self.names[place[0]]!r} puts out {tuple(output.shape)}, but there should be {expected}: the batch and "
-                "the size of the maps must not change during an attack with beneficial perturbations"
+                f"layer {self.names[place[0]]!r} puts out {tuple(output.shape)}, but there should be {expected}: "
+                "the batch and the size of the maps must not change during an attack with beneficial perturbations"
             )
 
     def _direction(self, gradient: Tensor, copy: int) -> Tensor:
-        """What is added to one copy's rows, up to eta."""
+        """What the paper, or a control in its place, makes of a gradient."""
         if self.part.direction == "raw":
             return _at_norm(gradient, gradient.sign())
         sign = _sign(gradient)
@@ -230,6 +236,14 @@ class _PerturbationState(SurrogateState):
             scope = dataclasses.replace(self.scope, keys=keys, label=f"{self.scope.label}/copy {copy}")
             self.streams[copy] = scope.generators()
         return self.streams[copy]
+
+
+def _joined(found: list[Tensor | None], like: Tensor) -> Tensor:
+    """The directions of all copies, one after the other as in the pass; zero where there is none."""
+    if len(found) == 1:
+        return found[0]
+    empty = like.new_zeros(len(like) // len(found), *like.shape[1:])
+    return torch.cat([empty if direction is None else direction for direction in found])
 
 
 def _sign(gradient: Tensor) -> Tensor:

@@ -74,9 +74,9 @@ class Nesterov:
 
     Notes
     -----
-    Lin et al. (2020). With ``mean_abs`` and mu = 1 the momentum grows by about one at each step, and so does the look ahead, by a
-    step size: harmless in ten steps, far outside the ball in a thousand (sheet 5-bpfa, section 2; common.md, section
-    4, item 4). It takes the place of `Momentum`.
+    Lin et al. (2020). With ``mean_abs`` and mu = 1 the momentum grows by about one at each step, and so does the look
+    ahead, by a step size: harmless in ten steps, far outside the ball in a thousand (sheet 5-bpfa, section 2;
+    common.md, section 4, item 4). It takes the place of `Momentum`.
     """
 
     mu: float = 1.0
@@ -118,9 +118,9 @@ class VarianceTuning:
 
     Notes
     -----
-    Wang and He (2021), with the settings of their code: v = mean of the neighbors' gradients - gradient, added at the next step,
-    before `Momentum` normalizes (sheet 5-bpfa, section 2). Neighbors may leave the ball and [0, 1], as theirs do; they
-    are new at each step, for each image.
+    Wang and He (2021), with the settings of their code: v = mean of the neighbors' gradients - gradient, added at the
+    next step, before `Momentum` normalizes (sheet 5-bpfa, section 2). Neighbors may leave the ball and [0, 1], as
+    theirs do; they are new at each step, for each image.
     """
 
     count: int = 20
@@ -128,7 +128,7 @@ class VarianceTuning:
 
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
-            raise ValueError(f"count, the number of neighbors, must be a whole number of at least 0, got {self.count!r}")
+            raise ValueError(f"count, of neighbors, must be a whole number of at least 0, got {self.count!r}")
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise ValueError(f"beta must be finite and above 0, got {self.beta!r}")
 

@@ -163,7 +163,7 @@ _COMBINED = {
 
 
 def _beneficial_presets() -> dict[str, Recipe]:
-    """The attacks of Tables I to IV, each plain and with BPFA; the plain FIM is `fim`, with as many steps as are asked for."""
+    """The attacks of Tables I to IV, plain and with BPFA; the plain FIM is `fim`, with the steps that are asked for."""
     found = {}
     for name, (source, parts) in _COMBINED.items():
         recipe = Recipe(f"{_BENEFICIAL}: {source}", **{"objective": Impersonate("squared_l2"), **parts})

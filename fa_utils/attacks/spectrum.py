@@ -14,7 +14,7 @@ GRADIENTS = ("copy", "input")
 
 @dataclass(frozen=True)
 class SpectrumCopies:
-    """SSA: copies IDCT(DCT(x + noise) * m), the noise Gaussian, m uniform on [1 - rho, 1 + rho] for each frequency and channel.
+    """SSA: copies IDCT(DCT(x + noise) * m), the noise Gaussian, m uniform on [1 - rho, 1 + rho] for each frequency.
 
     Parameters
     ----------
@@ -25,8 +25,8 @@ class SpectrumCopies:
     sigma : float, optional
         Standard deviation of the noise on the scale of the images, in [0, 1]; the attack's eps by default.
     gradient : {"copy", "input"}
-        Where the gradient is taken: at the copy, as in the authors' code, or at the picture, back through the transform, as
-        the formula reads.
+        Where the gradient is taken: at the copy, as in the authors' code, or at the picture, back through the
+        transform, as the formula reads.
 
     Raises
     ------
@@ -37,8 +37,8 @@ class SpectrumCopies:
     -----
     Long et al. (2022), with the settings of their code: 20 copies, rho 0.5, noise of the size of eps (sheet 5-bpfa,
     section 2). The DCT is the orthonormal one of the whole picture, channel by channel, as two matrix products, so its
-    inverse is its transpose. Noise and m are drawn for each image, copy and step. Taken at the picture, the gradient is a copy's
-    gradient under the same rescaling once more.
+    inverse is its transpose. Noise and m are drawn for each image, channel, copy and step. Taken at the picture, the
+    gradient is the copy's gradient under the same rescaling once more.
     """
 
     count: int = 20
@@ -94,7 +94,7 @@ class _Spectrum:
 
 @lru_cache
 def dct_matrix(size: int) -> Tensor:
-    """The orthonormal DCT-II as a matrix (size, size) in float64: row k is frequency k; its transpose is the inverse."""
+    """The orthonormal DCT-II as a matrix (size, size) in float64: row k is frequency k, the transpose the inverse."""
     position = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(torch.pi / size * (position + 0.5) * position.unsqueeze(1)) * (2 / size) ** 0.5
     matrix[0] /= 2**0.5

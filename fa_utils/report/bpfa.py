@@ -276,6 +276,7 @@ def audit_trials(cast: Cast, budget: Budget, *, relative: float = 2e-3) -> list[
         random = direction in ("random", "shuffled", "gaussian")
         for seed in budget.seeds if random else budget.seeds[:1]:
             add(CONTROL.format(direction), BeneficialPerturbation(budget.eta(source), direction=direction), seed)
+    add(CONTROL.format("APFA"), BeneficialPerturbation(-budget.eta(source)), budget.seeds[0])
     add(SCALED, BeneficialPerturbation(relative, scale="spread"), budget.seeds[0])
     for method in both(["MI", "FMD"]):
         for eps in AUDIT_EPS:
@@ -296,7 +297,7 @@ def audit_rows(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
     place = {"far": FAR_NAMES[IMPERSONATION]}
     own = (CONTROL.format("own"), step)
     rows += section_rows(scores, "Audit: direction", "no perturbation", cells, ("MI", step), own, **place)
-    for direction in CONTROLS:
+    for direction in (*CONTROLS, "APFA"):
         column = (CONTROL.format(direction), step)
         rows += section_rows(scores, "Audit: direction", direction, cells, column, None if direction == "own" else own, **place)
     rows += section_rows(scores, "Audit: direction", "own, eta by spread", cells, (SCALED, step), own, **place)
