@@ -37,7 +37,7 @@ DEFENDED = {
         _fine_tuned("ir20-ms1m-arcface", 44),
     )
 }
-# ArcFace's own loss is several times as large: at 1 the term did next to nothing.
+# ArcFace at scale 32 outweighs the term: at 1, white-box hits stayed at 96% of 24 calibration pairs.
 HINGE_WEIGHT = {"ir20-ms1m-mter": 5.0}
 
 
