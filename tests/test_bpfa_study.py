@@ -125,9 +125,9 @@ def test_a_dodging_hit_is_a_rejection(cast, budget):
 
 def test_eta_is_the_positive_one_of_highest_similarity():
     def row(source, eta, similarity):
-        return {"metric": "similarity", "source": source, "x": eta, "value": similarity}
+        return {"metric": "similarity", "method": "MI+BPFA", "source": source, "x": eta, "value": similarity}
 
-    rows = [row("a", -1e-3, 0.9), row("a", 0.0, 0.8), row("a", 1e-3, 0.5), row("a", 1e-2, 0.6), row("b", 1e-3, 0.1)]
+    rows = [row("a", 1e-1, 0.99) | {"method": "FMDN+BPFA"}, row("a", -1e-3, 0.9), row("a", 0.0, 0.8), row("a", 1e-3, 0.5), row("a", 1e-2, 0.6), row("b", 1e-3, 0.1)]
     assert bpfa.calibrated(rows) == {"a": 1e-2, "b": 1e-3}
 
 

@@ -190,9 +190,9 @@ def direction_table(rows: pd.DataFrame, *, caption: str) -> Table:
 # ---------------------------------------------------------------- figures
 
 
-def eta_figure(rows: pd.DataFrame, *, chosen: dict[str, float] | None = None):
-    """Fig. 3: similarity and hit rate against eta, a line a source; the calibrated eta is ringed."""
-    part, names = rows[rows["table"] == "Fig. 3"], paper_names()
+def eta_figure(rows: pd.DataFrame, base: str, *, chosen: dict[str, float] | None = None):
+    """Fig. 3 for a method: similarity and hit rate against eta, a line a source; the calibrated eta is ringed."""
+    part, names = rows[(rows["table"] == "Fig. 3") & (rows["method"] == base + PLUS)], paper_names()
     fig, axes = new_figure(width=8.6, height=3.6, columns=2)
     for ax, (metric, label) in zip(axes[0], _REACHED.items(), strict=True):
         for style, source in enumerate(dict.fromkeys(part["source"])):
