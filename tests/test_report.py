@@ -550,3 +550,12 @@ def test_many_parts_are_counted_and_the_failing_ones_named():
     many = report.claims.claim_every({f"p{i}": part("fails" if i < 5 else "holds") for i in range(9)})
     assert many.verdict == "fails"
     assert many.detail == "of 9 parts 4 hold, 5 fail; fails: p0; p1; p2; p3 and 1 more; shown: p0"
+
+
+def test_ticks_of_a_logarithmic_axis_are_values_that_keep_apart():
+    from fa_utils.report.figures import log_ticks, new_figure
+
+    ax = new_figure()[1][0, 0]
+    log_ticks(ax, [27, 27, 28, 81, 83, 201, 243])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["27", "81", "201"]
+    assert ax.get_xscale() == "log" and not len(ax.get_xticks(minor=True))

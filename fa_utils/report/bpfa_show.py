@@ -7,7 +7,7 @@ from fa_utils.attacks.transfer import network_name, open_network
 from fa_utils.models.zoo import zoo_table
 from fa_utils.report import bpfa
 from fa_utils.report.bpfa import COMBINED, METHODS, PLUS, SINGLE, Cast, both, paper_names
-from fa_utils.report.figures import COLORS, LINES, MARKERS, line_with_band, new_figure
+from fa_utils.report.figures import COLORS, LINES, MARKERS, line_with_band, log_ticks, new_figure
 from fa_utils.report.results import paper_table, results_frame
 from fa_utils.report.scores import significant
 from fa_utils.report.tables import Table, plain_table, three_columns
@@ -240,10 +240,11 @@ def compute_figure(rows: pd.DataFrame, *, metric: str = "similarity"):
         x, y = part.loc[method, ["x", "value"]]
         # Methods of equal cost would lie on one another: a small shift tells them apart.
         x *= 1.06 ** (style % 6)
-        ax.plot(x, y, MARKERS[style % len(MARKERS)], color=color, label=method)
+        fill = color if style < len(MARKERS) else "none"  # more methods than markers: the last ones are hollow
+        ax.plot(x, y, MARKERS[style % len(MARKERS)], color=color, mfc=fill, label=method)
         if method + PLUS in part.index:
             ax.annotate("", (x, part.loc[method + PLUS, "value"]), (x, y), arrowprops={"arrowstyle": "->", "color": color})
-    ax.set_xscale("log")
+    log_ticks(ax, part["x"])
     ax.set_xlabel("forward plus backward passes a picture (methods of equal cost side by side)")
     ax.set_ylabel(_REACHED[metric])
     ax.legend(frameon=False, fontsize=8, ncols=2)

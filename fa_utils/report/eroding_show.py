@@ -8,7 +8,7 @@ from fa_utils.models.recipes import ERODING_LIBRARY
 from fa_utils.models.zoo import zoo_table
 from fa_utils.report import eroding
 from fa_utils.report.eroding import FAR_NAMES, GHOST, METHODS, OURS, RESIDUAL, SKIP, Cast, paper_names
-from fa_utils.report.figures import COLORS, MARKERS, line_with_band, new_figure
+from fa_utils.report.figures import COLORS, MARKERS, line_with_band, log_ticks, new_figure
 from fa_utils.report.results import paper_table, results_frame
 from fa_utils.report.scores import significant
 from fa_utils.report.tables import Table, plain_table, three_columns
@@ -308,7 +308,7 @@ def compute_figure(rows: pd.DataFrame, *, metric: str = "similarity"):
                 line_with_band(ax, *(curve[name].to_numpy() for name in ("x", "value", "ci_low", "ci_high")), label=base, style=style)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("forward plus backward passes")
-        ax.set_xscale("log")
+        log_ticks(ax, part["x"])
     axes[0, 1].sharey(axes[0, 0])
     axes[0, 0].set_ylabel({"similarity": "mean similarity to the target", "hit_rate": "mean hit rate at FAR 1e-3 (%)"}[metric])
     axes[0, 0].legend(frameon=False, fontsize=8)

@@ -270,6 +270,18 @@ def image_strip(rows: dict, *, captions: Sequence[Sequence[str]] | None = None, 
     return fig
 
 
+def log_ticks(ax, values, *, most: int = 6) -> None:
+    """A logarithmic x axis with some of the values themselves as ticks: those of a narrow range overprint one another."""
+    ax.set_xscale("log")
+    chosen = np.unique(np.asarray(values, dtype=float))
+    apart = [chosen[0]]
+    for value in chosen[1:]:
+        if value >= apart[-1] * max(1.35, (chosen[-1] / chosen[0]) ** (1 / most)):
+            apart.append(value)
+    ax.set_xticks(apart, [f"{value:g}" for value in apart])
+    ax.set_xticks([], minor=True)
+
+
 def _finish(ax, x_label: str, y_label: str, title: str) -> None:
     if not x_label or not y_label:
         raise ValueError("a figure needs labels on both axes")
