@@ -33,10 +33,12 @@ from fa_utils.attacks import (
     SkipGradient,
     engine,
 )
+from fa_utils.memory import peak_bytes
 from fa_utils.models.backbones import build_backbone
 from fa_utils.models.encoder import FaceEncoder
 
 SHORT, LONG = 1, 6
+MEMORY_STEPS = 3
 BUDGET = {"eps": 10 / 255, "step_size": 1 / 255}
 BARE = "bare forward + input gradient"
 STACKED, LOOPED = "three noise copies, stacked", "three noise copies, looped"
@@ -152,24 +154,6 @@ def measure(runs: dict[str, Run], *, rounds: int, device: torch.device) -> dict[
     return {name: (typical[name, LONG] - typical[name, SHORT]) / (LONG - SHORT) for name in runs}
 
 
-def peak_bytes(run: Run, device: torch.device, *, steps: int = 3) -> int:
-    """The most that tensors took at once during ``steps`` steps, above what they took before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(steps)
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run(steps)
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):  # every allocation and every release
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
-
-
 def show_times(step: dict[str, float], batch: int) -> None:
     for name, seconds in step.items():
         print(f"  {name:32} {1e3 * seconds:8.2f} ms/step {batch / seconds:9.1f} images-iterations/s")
@@ -180,11 +164,12 @@ def show_times(step: dict[str, float], batch: int) -> None:
 
 
 def show_memory(runs: dict[str, Run], device: torch.device) -> None:
-    plain = peak_bytes(runs["FIM"], device)
+    plain = peak_bytes(lambda: runs["FIM"](MEMORY_STEPS), device)
     print(f"ratios of peak memory, FIM {plain / 2**20:.1f} MiB")
     for name in BPFA.values():
         if name in runs:
-            print(f"  {name + ' / FIM':58} {peak_bytes(runs[name], device) / plain:6.3f}   (at most 1.05)")
+            used = peak_bytes(lambda name=name: runs[name](MEMORY_STEPS), device)
+            print(f"  {name + ' / FIM':58} {used / plain:6.3f}   (at most 1.05)")
 
 
 def show_copies(runs: dict[str, Run]) -> None:

@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
             mallopt(number, value)
 
 
-def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
+def peak_bytes(run: Callable[[], object], device="cpu") -> int:
     """The most memory that tensors took at once while ``run()`` ran, above what they took before, in bytes.
 
     On a CPU every allocation and release is recorded by torch's profiler; on a GPU the allocator tells.

@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from fa_utils.memory import peak_bytes
 
 CODE = """
 import resource, sys, torch
@@ -30,3 +33,13 @@ def test_large_blocks_are_not_mapped_again():
     }
     # On some machines the heap still grows by a few pages after the warm-up: five thousand faults against a hundred thousand.
     assert faults["plain"] > 2 * faults["keep"]
+
+
+def test_peak_counts_what_is_held_at_once():
+    def run():
+        first = torch.empty(1 << 20, dtype=torch.uint8)
+        del first
+        held = [torch.empty(1 << 20, dtype=torch.uint8) for _ in range(3)]
+        return len(held)
+
+    assert peak_bytes(run) == pytest.approx(3 << 20, rel=0.01)

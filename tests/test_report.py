@@ -559,3 +559,10 @@ def test_ticks_of_a_logarithmic_axis_are_values_that_keep_apart():
     log_ticks(ax, [27, 27, 28, 81, 83, 201, 243])
     assert [label.get_text() for label in ax.get_xticklabels()] == ["27", "81", "201"]
     assert ax.get_xscale() == "log" and not len(ax.get_xticks(minor=True))
+
+
+def test_no_discordant_pair_is_no_proof_of_equality():
+    few = report.claims.claim_mean_difference(0.0, 0.0, 0.0, 50, bound=-3.0)
+    assert few.verdict == "undecided" and few.low == -few.high == pytest.approx(-7.1, abs=0.1)
+    many = report.claims.claim_mean_difference(0.0, 0.0, 0.0, 2000, bound=-3.0)
+    assert many.verdict == "holds"

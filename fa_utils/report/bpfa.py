@@ -13,7 +13,14 @@ import pandas as pd
 from fa_utils.attacks import Attack, BeneficialPerturbation, Dodge, SpectrumCopies, VarianceTuning, preset
 from fa_utils.attacks.transfer import PairSet, Trial, network_name, procedural_pairs
 from fa_utils.models.zoo import zoo_table
-from fa_utils.report.claims import Claim, Evidence, claim_every, claim_mean_difference, claim_printed
+from fa_utils.report.claims import (
+    Claim,
+    Evidence,
+    claim_every,
+    claim_mean_difference,
+    claim_printed,
+    method_differences,
+)
 from fa_utils.report.dfanet import drop_rate
 from fa_utils.report.results import paper_table, result_row
 from fa_utils.report.scores import (
@@ -618,8 +625,6 @@ def judge_printed() -> dict[int, Evidence]:
 
 
 def _gains(frame: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
-    from fa_utils.report.claims import method_differences
-
     return method_differences(frame, *pair, by=("table", "source", "target")).assign(pair=pair[0])
 
 

@@ -1,7 +1,5 @@
 """Chapter 5's measurements beside the transfer runs: losses along the way, feature maps, memory."""
 
-import functools
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -156,31 +154,3 @@ def memory_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, d
             where = {"table": "claim 10", "source": name, "method": f"FIM{PLUS}({placement})", "target": device}
             rows.append(result_row("overhead", more, len(chosen), **where))
     return rows
-
-
-def _remember(outputs: list[Tensor], module, inputs, output: Tensor) -> None:
-    outputs.append(output)
-
-
-def cosines_between_steps(encoder, source: Tensor, target: Tensor, budget: Budget, *, steps: int, layers: Sequence[int]) -> np.ndarray:
-    """Cosine between a layer's gradients at consecutive steps of FIM, mean over pictures: (steps - 1, layers)."""
-    modules = [encoder.convolutions()[i][1] for i in layers]
-    with torch.no_grad():
-        wanted = encoder(target)
-    images, kept = source.clone(), []
-    for _ in range(steps):
-        outputs: list[Tensor] = []
-        hooks = [module.register_forward_hook(functools.partial(_remember, outputs)) for module in modules]
-        leaf = images.clone().requires_grad_()
-        try:
-            loss = _loss(encoder(leaf), wanted).sum()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        gradient, *inner = torch.autograd.grad(loss, [leaf, *outputs])
-        kept.append([value.flatten(1) for value in inner])
-        images = (images - budget.step_size * gradient.sign()).clamp(0, 1)
-    cosine = torch.nn.functional.cosine_similarity
-    return np.array(
-        [[float(cosine(a, b, dim=1).mean()) for a, b in zip(one, two, strict=True)] for one, two in zip(kept, kept[1:], strict=False)]
-    )

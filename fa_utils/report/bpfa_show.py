@@ -6,7 +6,7 @@ import pandas as pd
 from fa_utils.attacks.transfer import network_name, open_network
 from fa_utils.models.zoo import zoo_table
 from fa_utils.report import bpfa
-from fa_utils.report.bpfa import COMBINED, METHODS, PLUS, SINGLE, Cast, both, paper_names
+from fa_utils.report.bpfa import METHODS, PLUS, Cast, both, paper_names
 from fa_utils.report.figures import COLORS, LINES, MARKERS, line_with_band, log_ticks, new_figure
 from fa_utils.report.results import paper_table, results_frame
 from fa_utils.report.scores import significant
@@ -277,8 +277,3 @@ def curve_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
             lines.append(line | {"gap": value["FMDN" + PLUS] - value["FMDN"], "pairs": int(group["n_pairs"].max())})
     caption = "Fig. 4. Mean hit rate (%) over the other encoders at FAR 1e-3; the paper draws curves without numbers."
     return plain_table(pd.DataFrame(lines), caption=caption, digits=1)
-
-
-def kinds() -> dict[str, tuple[str, ...]]:
-    """The two groups of methods of the tables."""
-    return {"single": tuple(SINGLE), "combined": tuple(COMBINED)}

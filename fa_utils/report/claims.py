@@ -22,6 +22,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
+from fa_utils.metrics import wilson_interval
 from fa_utils.report.tables import DASH, Table, grid, wrap
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
@@ -112,7 +113,13 @@ def claim_mean_difference(
     ----------
     effect, low, high : estimate and confidence interval, oriented so that the claim says *larger*.
     n_pairs : image pairs behind it; below :func:`fewest_pairs` the verdict is *undecided*.
+
+    A difference in points of exactly zero without width comes from a run in which no pair told the two methods apart. That
+    does not make them equal: the interval is then plus and minus the upper end of Wilson's for none of ``n_pairs``.
     """
+    if effect == low == high == 0 and unit == "points":
+        high = 100 * wilson_interval(0, n_pairs, level=level).high
+        low = -high
     if not low <= effect <= high:
         raise ValueError(f"effect {effect} is not in its interval [{low}, {high}]")
     verdict = judge(low, high, bound=bound) if n_pairs >= fewest_pairs(level=level) else UNDECIDED
