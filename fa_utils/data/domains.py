@@ -26,12 +26,13 @@ from fa_utils.paths import CACHE
 __all__ = ["DOMAINS", "Domain", "attack_pairs", "domain_table", "load_domain", "protocol_pairs", "render_pictures"]
 
 _TASK = 160  # pictures a worker draws before it reports
+SPLITS = ("train", "val", "test")
 _SHOWN = ("yaw", "pitch", "smile", "mouth_open", "glasses", "age", "blur", "noise", "light_x", "light_y")
 
 
 @dataclass(frozen=True)
 class Domain:
-    """People and conditions. ``identities`` and ``pictures`` are the sizes of the training and of the test split."""
+    """People and conditions. ``identities`` and ``pictures`` are the sizes of each split: "train", "test", and for some "val"."""
 
     stands_for: str
     conditions: Conditions = field(default_factory=Conditions)
@@ -65,6 +66,24 @@ DOMAINS: dict[str, Domain] = {
         identities={"test": 1500},
         pictures={"test": 4},
     ),
+    "celeba": Domain(
+        "CelebA: celebrities with attribute labels, in its official parts A (train), C (val) and B (test); glasses are common",
+        Conditions(expression=0.6, jitter=0.8, light=0.4, glasses=0.2),
+        identities={"train": 3000, "val": 800, "test": 1000},
+        pictures={"train": 5, "val": 5, "test": 15},
+    ),
+    "agedb": Domain(
+        "AgeDB: the same people from youth to old age",
+        Conditions(age_mean=45.0, age_spread=9.0, age_within=15.0, light=0.5, noise=0.012),
+        identities={"test": 570},
+        pictures={"test": 12},
+    ),
+    "colorferet": Domain(
+        "ColorFERET: photographs taken in a studio, one after the other",
+        Conditions(yaw=0.10, pitch=0.03, jitter=0.4, light=0.12, expression=0.3, age_within=0.5, blur=0.05, noise=0.004, jpeg=0.1),
+        identities={"test": 800},
+        pictures={"test": 6},
+    ),
     "celebahq": Domain(
         "CelebA-HQ: the second benchmark, celebrities in studio light, hardly compressed",
         Conditions(yaw=0.10, pitch=0.04, jitter=0.8, light=0.35, style=1.0, blur=0.05, noise=0.003, jpeg=0.04),
@@ -90,7 +109,7 @@ def get_domain(name: str) -> Domain:
 def domain_table() -> pd.DataFrame:
     """The domains and their conditions, a row each."""
     rows = {
-        name: {"stands for": d.stands_for, **{f"{s} people": d.identities.get(s, 0) for s in ("train", "test")}, **asdict(d.conditions)}
+        name: {"stands for": d.stands_for, **{f"{s} people": d.identities.get(s, 0) for s in SPLITS}, **asdict(d.conditions)}
         for name, d in DOMAINS.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
@@ -141,8 +160,8 @@ def load_domain(
     Parameters
     ----------
     name : one of ``DOMAINS``
-    split : "train" or "test"
-        Different people.
+    split : "train", "val" or "test"
+        Different people; not every domain has every split.
     identities, pictures : int, optional
         People, and pictures of each; the domain's own numbers where left out. A smaller set is a part of a larger one.
     size : int in [32, 256], pixels

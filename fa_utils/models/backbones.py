@@ -13,6 +13,7 @@ from fa_utils.models.mobilefacenet import MobileFaceNet, MobileWidths
 from fa_utils.models.mobilenet import MobileNetV2
 from fa_utils.models.resnet import FaceResNet50, ResNet50
 from fa_utils.models.shufflenet import ShuffleNet
+from fa_utils.models.vgg import VGG16
 
 Builder = Callable[[int], nn.Module]
 
@@ -91,6 +92,12 @@ def small_shufflenet(embedding: int) -> ShuffleNet:
     )
 
 
+def small_vgg16(embedding: int) -> VGG16:
+    return VGG16(
+        widths=(12, 24, 48, 96, 96), hidden=256, last_pool=False, dropout=0.2, input_size=56, embedding=embedding
+    )
+
+
 # The number after a layout counts its layers with weights along the residual branches, stem and head included.
 SMALL: dict[str, Builder] = {
     "ires": small_ires,
@@ -105,6 +112,7 @@ SMALL: dict[str, Builder] = {
     "shuffle": small_shufflenet,
     "incres": lambda embedding: SmallInceptionResnet(embedding=embedding),
     "resnet50": small_resnet50,
+    "vgg16": small_vgg16,
 }
 
 
@@ -128,6 +136,7 @@ FULL: dict[str, Builder] = {
     "mobile": lambda embedding: MobileFaceNet(embedding=embedding),
     "incres": lambda embedding: InceptionResnetV1(embedding=embedding),
     "resnet50": lambda embedding: ResNet50(embedding=embedding),
+    "vgg16": lambda embedding: VGG16(embedding=embedding),
 }
 WIDTHS = {"small": SMALL, "full": FULL}
 
@@ -144,12 +153,12 @@ def build_backbone(layout: str, width: str = "small", embedding: int | None = No
     Parameters
     ----------
     layout : "ires" (arcface_torch), "irse" (TreB1eN, squeeze-and-excitation), "mobile" (MobileFaceNet),
-        "incres" (Inception-ResNet-V1) or "resnet50"; small only: "ires12", "ires16", "irse12", "ir12", "ir20",
+        "incres" (Inception-ResNet-V1), "resnet50" or "vgg16" (batch-normalised); small only: "ires12", "ires16", "irse12", "ir12", "ir20",
         "mobilenet" (MobileNetV2), "shuffle" (ShuffleNet); at full width also with a depth: "ires18", "ires34",
         "ires50", "ires100", "ir50", "ir100", "ir152", "irse50", "irse100", "irse152" ("ires" is "ires50",
         "irse" is "irse50").
     width : "small" (input 56 x 56) or "full" (the public checkpoints' sizes).
-    embedding : length of the embedding; 128 for small and 512 for full networks unless given.
+    embedding : length of the embedding; 128 for small and 512 for full networks unless given (VGG-Face has 4096).
 
     Returns
     -------

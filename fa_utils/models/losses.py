@@ -30,21 +30,49 @@ class CosineClassifier(nn.Module):
         return self.scale * cosine
 
 
+class LinearClassifier(nn.Module):
+    """A fully connected layer from features to class logits, after a rectifier where the layout has one there.
+
+    Parameters
+    ----------
+    dim, classes : int
+        Length of a feature and number of classes.
+    rectify : bool
+        Apply a ReLU to the features first (VGG16).
+    """
+
+    def __init__(self, dim: int, classes: int, *, rectify: bool = False):
+        super().__init__()
+        self.rectify = rectify
+        self.weight = nn.Parameter(torch.empty(classes, dim))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        nn.init.normal_(self.weight, std=0.01)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Raw backbone features (B, dim) to logits (B, classes)."""
+        features = nn.functional.relu(features) if self.rectify else features
+        return nn.functional.linear(features, self.weight, self.bias)
+
+
 class TrainingLoss(nn.Module):
     """Loss of a batch of raw features, with the margin of the moment.
 
     softmax is cross-entropy over ``scale * cos``: the normalized form trains in few epochs and is judged by
     the same cosine as verification. triplet is FaceNet's (squared distance of unit embeddings, semi-hard
-    negatives of the batch). CosFace and ArcFace are softmax with a margin.
+    negatives of the batch). CosFace and ArcFace are softmax with a margin. linear is cross-entropy after a fully
+    connected layer, for attributes of few classes.
     """
 
-    def __init__(self, recipe: Recipe, *, dim: int, classes: int):
+    def __init__(self, recipe: Recipe, *, dim: int, classes: int, rectify: bool = False):
         super().__init__()
         self.recipe = recipe
+        self.miner = None
+        if recipe.loss == "linear":
+            self.loss = LinearClassifier(dim, classes, rectify=rectify)
+            return
         # A short initial weight turns quickly: the gradient of a cosine goes with 1 / |w|.
         start = TorchInitWrapper(nn.init.normal_, std=0.01)
         head = {"num_classes": classes, "embedding_size": dim, "weight_init_func": start}
-        self.miner = None
         if recipe.loss == "softmax":
             cosine = distances.CosineSimilarity()
             self.loss = losses.NormalizedSoftmaxLoss(**head, temperature=1 / recipe.scale, distance=cosine)
@@ -62,6 +90,8 @@ class TrainingLoss(nn.Module):
     def forward(self, features: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """Loss of features (B, dim) with labels (B,) when the share ``progress`` of training is done."""
         features = features.float()
+        if self.recipe.loss == "linear":
+            return nn.functional.cross_entropy(self.loss(features), labels)
         if self.recipe.loss in ("cosface", "arcface"):
             self.loss.margin = margin_at(self.recipe, progress)
         mined = self.miner(features, labels) if self.miner else None
@@ -80,11 +110,13 @@ class TrainingLoss(nn.Module):
         if classes is not None and weight is not None and weight.shape == classes.t().shape:
             weight.copy_(classes.t())
 
-    def classifier(self) -> CosineClassifier | None:
+    def classifier(self) -> CosineClassifier | LinearClassifier | None:
         """The head as a module of its own; None for a loss without classes or with a margin.
 
         A margin head is no probability model of its own training logits, and no attack here needs it.
         """
+        if self.recipe.loss == "linear":
+            return self.loss
         if self.recipe.loss != "softmax":
             return None
         dim, classes = self.loss.W.shape

@@ -8,7 +8,7 @@ gradient-eroding paper. Adversarially trained networks have their recipes in ``f
 import dataclasses
 import difflib
 
-LOSSES = ("softmax", "triplet", "cosface", "arcface")
+LOSSES = ("softmax", "triplet", "cosface", "arcface", "linear")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,10 @@ class Recipe:
         Name in the zoo, ``layout-domain-loss``.
     layout, width : str
         Architecture, as ``build_backbone`` knows it.
-    loss : {"softmax", "triplet", "cosface", "arcface"}
-        Training loss.
+    loss : {"softmax", "triplet", "cosface", "arcface", "linear"}
+        Training loss; "linear" is for attributes.
+    attribute : str or None
+        Column of labels that is learned instead of the identity.
     domain : str
         Training domain, as ``load_domain`` knows it.
     start : str or None
@@ -77,6 +79,7 @@ class Recipe:
     whitening: float = 0.4
     seed: int = 0
     keep_classifier: bool = False
+    attribute: str | None = None
 
     def __post_init__(self):
         if self.loss not in LOSSES:
@@ -86,6 +89,8 @@ class Recipe:
         for field in ("epochs", "batch", "learning_rate", "scale", "gradient_clip"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"recipe {self.name!r}: {field} is {getattr(self, field)}, must be above 0")
+        if (self.loss == "linear") != (self.attribute is not None):
+            raise ValueError(f"recipe {self.name!r}: loss 'linear' and an attribute go together, got {self.loss!r} and {self.attribute!r}")
         if not 0 <= self.whitening <= 1:
             raise ValueError(f"recipe {self.name!r}: whitening is {self.whitening}, must lie in [0, 1]")
 
@@ -106,6 +111,22 @@ def _softmax(layout: str, domain: str, seed: int, **options) -> Recipe:
 def _arcface(layout: str, domain: str, seed: int, **options) -> Recipe:
     base = {"loss": "arcface", "margin": 0.3, "whitening": 0.6, "epochs": 5} | options
     return Recipe(name=f"{layout}-{domain}-arcface", layout=layout, domain=domain, seed=seed, **base)
+
+
+def _attribute(layout: str, attribute: str, seed: int) -> Recipe:
+    return Recipe(
+        name=f"{layout}-celeba-{attribute}",
+        layout=layout,
+        domain="celeba",
+        loss="linear",
+        attribute=attribute,
+        epochs=8,
+        learning_rate=0.05,
+        spread=0.0,
+        whitening=0.0,
+        seed=seed,
+        keep_classifier=True,
+    )
 
 
 def _webface(loss: str, seed: int, **options) -> Recipe:
@@ -137,6 +158,18 @@ RECIPES = {
         _arcface("ir12", "ms1m", 28),
         _arcface("ir12", "imdb", 29),
         _arcface("ir20", "ms1m", 30),
+        _softmax("vgg16", "vggface2", 41, epochs=8, whitening=0.6),
+        _arcface("ires", "vggface2", 42),
+    )
+}
+# Classifiers of an attribute (chapter 1): two layouts that learn gender, and the same two for an unrelated attribute.
+ATTRIBUTE_RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _attribute("vgg16", "gender", 51),
+        _attribute("resnet50", "gender", 52),
+        _attribute("vgg16", "glasses", 53),
+        _attribute("resnet50", "glasses", 54),
     )
 }
 # The fifteen networks of Zhou et al. (2023), and the stand-in of each.
@@ -167,6 +200,7 @@ def find_recipe(name: str) -> Recipe:
     ValueError
         If the name is unknown; the nearest known name is offered.
     """
-    if name not in RECIPES:
-        raise ValueError(f"network {name!r} is unknown{nearest(name, RECIPES)}")
-    return RECIPES[name]
+    known = RECIPES | ATTRIBUTE_RECIPES
+    if name not in known:
+        raise ValueError(f"network {name!r} is unknown{nearest(name, known)}")
+    return known[name]

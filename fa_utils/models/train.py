@@ -1,4 +1,4 @@
-"""Train one network of the zoo: ``fa train NAME``.
+"""Train one network of the zoo, or one classifier of an attribute: ``fa train NAME``.
 
 Made for one CPU core and some minutes: pictures are averaged down once, augmentation is a gather of
 pixels and a gain, and nothing in the loop is done twice. The same loop runs on a GPU.
@@ -135,7 +135,8 @@ class Pictures:
     """
 
     def __init__(self, faces, recipe: Recipe, side: int, device: torch.device):
-        names, labels = np.unique(np.asarray(faces.identity), return_inverse=True)
+        learned = faces.attributes[recipe.attribute] if recipe.attribute else faces.identity
+        names, labels = np.unique(np.asarray(learned), return_inverse=True)
         if len(names) < 2 or len(labels) < recipe.batch:
             raise ValueError(
                 f"faces {faces.name!r} have {len(labels)} pictures of {len(names)} identities; training "
@@ -239,7 +240,10 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 1)
             self.loss = TrainingLoss(
-                recipe, dim=feature_length(backbone, device), classes=pictures.classes
+                recipe,
+                dim=feature_length(backbone, device),
+                classes=pictures.classes,
+                rectify=getattr(backbone, "rectified_head", False),
             ).to(device)
         self.optimizer = self._optimizer()
 
@@ -441,6 +445,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     from fa_utils.data import load_benchmark, load_domain
+    from fa_utils.models.attributes import evaluate_classifier, register_classifier
     from fa_utils.models.zoo import evaluate_network, register
 
     faces = load_domain(recipe.domain)
@@ -448,8 +453,11 @@ def main(argv: list[str] | None = None) -> int:
     encoder = train_network(
         recipe, faces, out=options.out, device=options.device, threads=options.threads, progress=progress
     )
-    figures = evaluate_network(encoder, load_benchmark())
-    row = register(options.out / f"{recipe.name}.safetensors", figures)
+    path = options.out / f"{recipe.name}.safetensors"
+    if recipe.attribute:
+        row = register_classifier(path, evaluate_classifier(encoder, load_domain(recipe.domain, "val"), recipe.attribute))
+    else:
+        row = register(path, evaluate_network(encoder, load_benchmark()))
     print(json.dumps(row, indent=1))
     return 0
 

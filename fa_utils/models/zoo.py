@@ -14,7 +14,7 @@ import torch
 from fa_utils import metrics
 from fa_utils.models.backbones import build_backbone
 from fa_utils.models.encoder import FaceEncoder
-from fa_utils.models.losses import CosineClassifier
+from fa_utils.models.losses import CosineClassifier, LinearClassifier
 from fa_utils.models.recipes import RECIPES, Recipe, find_recipe, nearest
 from fa_utils.models.weights import WeightsError, file_sha256, load_part, read_weights, write_atomically
 from fa_utils.models.whitening import Whitening
@@ -118,7 +118,10 @@ def read_encoder(path: str | Path, *, sha256: str | None = None) -> FaceEncoder:
         load_part(whitening, state, "whitening", path=path)
     if "classifier.weight" in state:
         classes, dim = state["classifier.weight"].shape
-        classifier = CosineClassifier(dim, classes, recipe["scale"])
+        if recipe.get("attribute"):
+            classifier = LinearClassifier(dim, classes, rectify=getattr(backbone, "rectified_head", False))
+        else:
+            classifier = CosineClassifier(dim, classes, recipe["scale"])
         load_part(classifier, state, "classifier", path=path)
     return FaceEncoder(
         backbone,

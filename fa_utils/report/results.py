@@ -35,6 +35,18 @@ METRICS = {
     "memory": ("MB", 0.0, np.inf),
     "overhead": ("percent", -100.0, np.inf),
     "p_value": ("probability", 0.0, 1.0),
+    "eer": ("%", 0.0, 100.0),
+    "eer_difference": ("%", -100.0, 100.0),
+    "fnmr": ("%", 0.0, 100.0),
+    "fnmr_difference": ("%", -100.0, 100.0),
+    "fmr": ("%", 0.0, 100.0),
+    "auc_det": ("%", 0.0, 100.0),
+    "auc_det_difference": ("%", -100.0, 100.0),
+    "f1": ("%", 0.0, 100.0),
+    "balanced_accuracy": ("%", 0.0, 100.0),
+    "balanced_accuracy_difference": ("%", -100.0, 100.0),
+    "information": ("nats", -np.inf, np.inf),
+    "count": ("comparisons", 0.0, np.inf),
 }
 
 CELL = ["chapter", "table", "source", "method", "target", "metric", "far", "x"]
