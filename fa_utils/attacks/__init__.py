@@ -7,7 +7,15 @@ from fa_utils.attacks.engine import Attack, AttackResult, NonFiniteGradient, Sco
 from fa_utils.attacks.eroding import GhostNetwork, GradientEroding, SkipGradient
 from fa_utils.attacks.gradients import CopyNorm, Momentum, Nesterov, TranslationInvariant, VarianceTuning
 from fa_utils.attacks.inputs import DiverseInput, DiversePad, DiverseResize, TranslateScale
-from fa_utils.attacks.objectives import Dodge, Impersonate, LabelDodge, LabelImpersonate
+from fa_utils.attacks.objectives import (
+    ClubInformation,
+    Dodge,
+    Impersonate,
+    LabelDodge,
+    LabelImpersonate,
+    Misclassify,
+    RandomSigns,
+)
 from fa_utils.attacks.presets import PRESETS, corrasion, preset
 from fa_utils.attacks.spectrum import SpectrumCopies
 from fa_utils.attacks.surrogates import FeatureDropout
@@ -17,6 +25,7 @@ __all__ = [
     "Attack",
     "AttackResult",
     "BeneficialPerturbation",
+    "ClubInformation",
     "CopyNorm",
     "CraftResult",
     "DiverseInput",
@@ -30,10 +39,12 @@ __all__ = [
     "Impersonate",
     "LabelDodge",
     "LabelImpersonate",
+    "Misclassify",
     "Momentum",
     "Nesterov",
     "NoiseCopies",
     "NonFiniteGradient",
+    "RandomSigns",
     "ScaleCopies",
     "Scope",
     "SkipGradient",

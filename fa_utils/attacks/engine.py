@@ -154,6 +154,9 @@ class Attack:
         Transformed copies of the picture; hooks on the network; what happens to the gradient. In order.
     random_start : bool
         Start from a uniform draw in the ball rather than from the picture.
+    early_stop : bool
+        Leave an image as it is once it has reached the objective's goal (it is misclassified). The goal is read from the
+        forward pass of the next step, so no pass is added. Needs an objective with a goal, no other parts, and one network.
     weights : sequence of float, optional
         Weight of each network of an ensemble; 1/K each by default.
     seed : int
@@ -178,6 +181,7 @@ class Attack:
     surrogate: Sequence[Any] = ()
     gradient: Sequence[Any] = ()
     random_start: bool = False
+    early_stop: bool = False
     weights: Sequence[float] | None = None
     seed: int = 0
 
@@ -192,6 +196,11 @@ class Attack:
             raise ValueError(f"steps must be a whole number of at least 1, got {self.steps!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ValueError(f"seed must be a whole number, got {self.seed!r}")
+        if self.early_stop and (self.inputs or self.surrogate or self.gradient or not hasattr(self.objective, "reached")):
+            raise ValueError(
+                "early_stop reads the goal from the plain forward pass of a step: it needs an objective with a goal, such as "
+                f"Misclassify(), and no other parts, got {self!r}"
+            )
         if self.weights is not None:
             object.__setattr__(self, "weights", _check_weights(self.weights))
 
@@ -204,9 +213,11 @@ class Attack:
                 shown.append(f"{item.name}={list(value) if isinstance(value, tuple) else value!r}")
         return f"Attack({', '.join(shown)})"
 
-    def __call__(self, encoder, source: Tensor, target: Tensor | None = None, *, keys=None) -> Tensor:
+    def __call__(
+        self, encoder, source: Tensor, target: Tensor | None = None, *, labels=None, eps=None, keys=None
+    ) -> Tensor:
         """Attack a batch; see `run` for the parameters. Returns images (B, 3, H, W) in [0, 1]."""
-        return self.run(encoder, source, target, keys=keys).images
+        return self.run(encoder, source, target, labels=labels, eps=eps, keys=keys).images
 
     def run(
         self,
@@ -214,6 +225,8 @@ class Attack:
         source: Tensor,
         target: Tensor | None = None,
         *,
+        labels: Tensor | None = None,
+        eps: Tensor | None = None,
         keys: Sequence[Hashable] | None = None,
         snapshots: Sequence[int] = (),
         on_step: Callable[[int, Tensor], None] | None = None,
@@ -226,6 +239,10 @@ class Attack:
             The surrogate; several make an ensemble, whose gradients are summed before the gradient parts.
         source, target : Tensor
             RGB in [0, 1], (B, 3, H, W), float32 or float64. Dodging needs no target.
+        labels : Tensor, optional
+            True classes, int64 (B,), for the objectives that take them (`Misclassify`, `ClubInformation`).
+        eps : Tensor, optional
+            A budget for each image, (B,) in (0, 1], in the place of the attack's; the step size is scaled alike.
         keys : sequence, optional
             A unique name for each image, on which its random draws hang; 0 ... B-1 by default.
         snapshots : sequence of int
@@ -240,14 +257,57 @@ class Attack:
         NonFiniteGradient
             Naming the images whose gradient became NaN or infinite.
         """
-        encoders = as_encoders(encoder)
-        source, target = _check_pair(source, target, device=device_of(encoders))
-        keys = check_keys(keys, len(source))
         snapshots = check_snapshots(snapshots, self.steps)
         with ExitStack() as stack:
-            for network in encoders:
-                stack.enter_context(frozen(network))
-            return _Run(self, encoders, source, target, keys, stack).loop(snapshots, on_step)
+            run = self._bind(stack, encoder, source, target, labels, keys)
+            ratio = None if eps is None else _check_budgets(eps, run.start) / self.eps
+            return run.loop(snapshots, on_step, ratio)
+
+    def sweep(
+        self,
+        encoder: nn.Module | Sequence[nn.Module],
+        source: Tensor,
+        epsilons: Sequence[float],
+        target: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        keys: Sequence[Hashable] | None = None,
+    ) -> Iterator[tuple[float, Tensor]]:
+        """A one-step attack at many budgets, from one gradient an image: pairs of eps and images (B, 3, H, W).
+
+        Each is bit for bit what `run` gives at that eps; an eps of 0 gives the source. Parameters as in `run`.
+
+        Raises
+        ------
+        ValueError
+            For an attack of several steps or with a random start, whose gradient depends on eps; for no eps, or one
+            outside [0, 1].
+        """
+        if self.steps != 1 or self.random_start:
+            raise ValueError(f"a sweep needs steps=1 and no random start, got steps={self.steps}, random_start={self.random_start}")
+        levels = _check_sweep(epsilons)
+        with ExitStack() as stack:
+            run = self._bind(stack, encoder, source, target, labels, keys)
+            sign = run.one_sign()
+        for eps in levels:
+            yield eps, run.moved(sign, eps)
+
+    def _bind(self, stack: ExitStack, encoder, source, target, labels, keys) -> "_Run":
+        """Check what is given and bind the parts to it; networks are frozen until ``stack`` closes."""
+        encoders = as_encoders(encoder)
+        source, target = _check_pair(source, target, device=device_of(encoders))
+        if getattr(self.objective, "takes_labels", False):
+            if target is not None:
+                raise ValueError(f"{self.objective!r} takes labels and no target images")
+            target = check_labels(labels, self.objective, len(source)).to(source.device)
+        elif labels is not None:
+            raise ValueError(f"{self.objective!r} takes no labels; pass labels to an objective such as Misclassify()")
+        if self.early_stop and len(encoders) > 1:
+            raise ValueError(f"early_stop needs a single network, got {len(encoders)}")
+        keys = check_keys(keys, len(source))
+        for network in encoders:
+            stack.enter_context(frozen(network))
+        return _Run(self, encoders, source, target, keys, stack)
 
 
 @dataclass
@@ -306,6 +366,7 @@ class _Run:
             )
             for index, (encoder, weight) in enumerate(zip(encoders, weights, strict=True))
         ]
+        self.done: Tensor | None = None  # images that have reached the goal, with early_stop
         for network in self.networks:
             if not any(state.on_target for state in network.states):
                 self._embed_reference(network)
@@ -322,13 +383,36 @@ class _Run:
     def _embed_reference(self, network: _Network) -> None:
         network.enable([state.on_target for state in network.states])
         network.reference = self.attack.objective.reference(network.encoder, self.anchor)
-        self.cost.forwards += 1
+        # A reference that is given (labels) costs no pass.
+        self.cost.forwards += network.reference is not self.anchor
 
-    def loop(self, snapshots: frozenset[int], on_step) -> AttackResult:
+    def one_sign(self) -> Tensor:
+        """Sign of the first step's gradient, random where the gradient is exactly zero."""
+        gradient, bad = self._direction(self.start / GREY, 0)
+        self._require_finite(bad)
+        idle = _all_zero(gradient)
+        return torch.where(idle.view(-1, 1, 1, 1), _random_signs(self.scope), gradient.sign()) if idle.any() else gradient.sign()
+
+    def moved(self, sign: Tensor, eps: float) -> Tensor:
+        """The start moved by ``eps`` against ``sign``, in the order of operations of `loop`."""
+        level = _whole(eps * GREY)
+        lower, upper = (self.start - level).clamp_(min=0), (self.start + level).clamp_(max=GREY)
+        return torch.maximum(torch.minimum(self.start.sub(sign, alpha=level), upper), lower) / GREY
+
+    def _require_finite(self, bad: Tensor) -> None:
+        broken_keys = [key for key, flag in zip(self.keys, bad.tolist(), strict=True) if flag]
+        if broken_keys:
+            raise NonFiniteGradient(broken_keys, len(self.keys))
+
+    def loop(self, snapshots: frozenset[int], on_step, ratio: Tensor | None = None) -> AttackResult:
+        """``ratio`` (B,) scales eps and step size image by image."""
         attack = self.attack
         eps, step_size = _whole(attack.eps * GREY), _whole(attack.step_size * GREY)
+        if ratio is not None:
+            ratio = ratio.to(self.start).view(-1, 1, 1, 1)
+            eps = _whole_entries(ratio * eps)
         lower, upper = (self.start - eps).clamp_(min=0), (self.start + eps).clamp_(max=GREY)
-        grey = self._begin(eps, lower, upper)
+        grey = self._begin(ratio, lower, upper)
         images = grey / GREY
         noise = _random_signs(self.scope)
         bad = torch.zeros(len(grey), dtype=torch.bool, device=grey.device)
@@ -338,30 +422,39 @@ class _Run:
             gradient, broken = self._direction(images, step)
             bad |= broken
             idle = _all_zero(gradient)
+            if self.done is not None:
+                idle &= ~self.done
             zeros += idle
             sign = gradient.sign()
             if idle.device.type != "cpu" or idle.any():  # elsewhere, a look would wait for the device
                 sign = torch.where(idle.view(-1, 1, 1, 1), noise.roll(step, -1), sign)
+            if ratio is not None:
+                sign = sign * ratio
+            if self.done is not None:
+                sign = sign * ~self.done.view(-1, 1, 1, 1)
             grey.sub_(sign, alpha=step_size).clamp_(lower, upper)
             images = grey / GREY
             if step + 1 in snapshots:
                 kept[step + 1] = images
             if on_step is not None:
                 on_step(step + 1, images)
-        broken_keys = [key for key, flag in zip(self.keys, bad.tolist(), strict=True) if flag]
-        if broken_keys:
-            raise NonFiniteGradient(broken_keys, len(self.keys))
+        self._require_finite(bad)
         return AttackResult(images, kept, self.cost.forwards, self.cost.backwards, int(zeros.sum()))
 
-    def _begin(self, eps: float, lower: Tensor, upper: Tensor) -> Tensor:
+    def _begin(self, ratio: Tensor | None, lower: Tensor, upper: Tensor) -> Tensor:
         if not self.attack.random_start:
             return self.start.clone()
+        eps = _whole(self.attack.eps * GREY)
         scope = dataclasses.replace(self.scope, label="random_start")
         draws = _per_image(scope, lambda out, generator: out.uniform_(-eps, eps, generator=generator))
+        draws = draws if ratio is None else draws * ratio
         return (self.start + draws).clamp_(lower, upper)
 
     def _direction(self, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The gradient after all gradient parts, and which images had one that is not finite."""
+        if hasattr(self.attack.objective, "draw"):  # a direction that no network is asked for
+            drawn = self.attack.objective.draw(dataclasses.replace(self.scope, label="draw"), step)
+            return drawn, torch.zeros(len(drawn), dtype=torch.bool, device=drawn.device)
         for network in self.networks:
             for state in network.states:
                 state.begin_step(step)
@@ -428,7 +521,11 @@ class _Run:
 
     def _pass(self, network: _Network, leaf: Tensor, copies: int) -> Tensor:
         objective = self.attack.objective
-        loss = objective.loss(objective.predict(network.encoder, leaf), _repeated(network.reference, copies))
+        prediction = objective.predict(network.encoder, leaf)
+        if self.attack.early_stop:
+            reached = objective.reached(prediction.detach(), network.reference)
+            self.done = reached if self.done is None else self.done | reached
+        loss = objective.loss(prediction, _repeated(network.reference, copies))
         self.cost.forwards += copies
         self.cost.backwards += copies
         return torch.autograd.grad(loss.sum(), leaf)[0]
@@ -496,6 +593,12 @@ def _whole(level: float) -> float:
     return float(round(level)) if abs(level - round(level)) < 1e-9 else level
 
 
+def _whole_entries(levels: Tensor) -> Tensor:
+    """As `_whole`, entry by entry of a float32 tensor."""
+    whole = levels.round()
+    return torch.where((levels - whole).abs() < 1e-4, whole, levels)
+
+
 def _as_fraction(value: float) -> str:
     """``10/255`` for 10 / 255, else the number; either reads back to the same float."""
     level = Fraction(value * GREY).limit_denominator(1000)
@@ -536,6 +639,41 @@ def _check_fraction(name: str, value: float) -> None:
     if not number or not 0 < value <= 1:
         hint = f"; for {value} grey levels write {value} / 255" if number and 1 < value <= GREY else ""
         raise ValueError(f"{name} must lie in (0, 1], on the scale of the images, got {value!r}{hint}")
+
+
+def _check_budgets(eps: Tensor, source: Tensor) -> Tensor:
+    eps = torch.as_tensor(eps, dtype=torch.float64).to(source.device)
+    if eps.shape != (len(source),):
+        raise ValueError(f"eps must have the shape ({len(source)},), one budget an image, got {tuple(eps.shape)}")
+    wrong = torch.nonzero(~((eps > 0) & (eps <= 1)))[:, 0].tolist()
+    if wrong:
+        raise ValueError(f"eps of image {wrong[0]} is {float(eps[wrong[0]])}: accepted is (0, 1], on the scale of the images")
+    return eps
+
+
+def _check_sweep(epsilons: Sequence[float]) -> list[float]:
+    levels = [float(eps) for eps in epsilons]
+    if not levels:
+        raise ValueError("epsilons is empty; give at least one budget in [0, 1]")
+    for eps in levels:
+        if not 0 <= eps <= 1:  # also refuses NaN
+            raise ValueError(f"epsilons holds {eps}: accepted is [0, 1], on the scale of the images")
+    return levels
+
+
+def check_labels(labels: Tensor | None, objective, count: int) -> Tensor:
+    """Labels as int64 (count,), or an error that names what is wrong."""
+    if labels is None:
+        raise ValueError(f"{objective!r} needs labels, got None; pass labels=..., one class an image")
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (count,):
+        raise ValueError(f"labels must be whole numbers of shape ({count},), got {labels.dtype} {tuple(labels.shape)}")
+    labels = labels.to(torch.int64)
+    if labels.min() < 0:
+        raise ValueError(f"labels hold {int(labels.min())}; classes count from 0")
+    if hasattr(objective, "check_labels"):
+        objective.check_labels(labels)
+    return labels
 
 
 def _check_weights(weights: Sequence[float]) -> tuple[float, ...]:

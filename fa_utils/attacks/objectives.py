@@ -120,6 +120,116 @@ class LabelDodge(_LabelObjective):
         return -nn.functional.cross_entropy(prediction, reference, reduction="none")
 
 
+class _LabeledObjective:
+    """An objective of images with known classes; ``head`` reads them from the embedding, else the network's own classifier."""
+
+    takes_labels: ClassVar[bool] = True
+
+    def anchor(self, source: Tensor, labels: Tensor) -> Tensor:
+        return labels
+
+    def reference(self, encoder: nn.Module, labels: Tensor) -> Tensor:
+        return labels
+
+    def predict(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        logits = encoder.logits(images) if self.head is None else self.head(encoder(images))
+        # One logit z of class 1 is two logits (0, z).
+        return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+@dataclass(frozen=True)
+class Misclassify(_LabeledObjective):
+    """Maximize the cross-entropy of the true class: FGSM, one step of it; PGD, several.
+
+    Parameters
+    ----------
+    head : nn.Module, optional
+        Classifier of embeddings: (B, D) to logits (B, K), or (B, 1) for two classes. Without it the encoder's own.
+
+    References
+    ----------
+    Goodfellow et al. (2015); Rezgui et al. (2022), section 4.2; Rezgui et al. (2024), eq. 3.
+    """
+
+    head: nn.Module | None = None
+
+    def loss(self, prediction: Tensor, reference: Tensor) -> Tensor:
+        return -nn.functional.cross_entropy(prediction, reference, reduction="none")
+
+    def reached(self, prediction: Tensor, reference: Tensor) -> Tensor:
+        """Which images (B,) are misclassified."""
+        return prediction.argmax(1) != reference
+
+
+@dataclass(frozen=True)
+class ClubInformation(_LabeledObjective):
+    """Minimize the vCLUB estimate of the mutual information between embedding and class.
+
+    The loss of image i is ``log q(y_i | f_i) - mean_j log q(y_j | f_i)``, the mean over the labels of the batch, its own
+    included. With labels of one class it is constant and has no gradient, so such a batch is refused.
+
+    Parameters
+    ----------
+    head : nn.Module
+        The variational distribution q: embeddings (B, D) to logits (B, K).
+
+    References
+    ----------
+    Rezgui et al. (2024), eq. 1 and 7; Cheng et al. (2020), CLUB; sheet 2-mi-privacy, items 3a and 3c.
+    """
+
+    head: nn.Module
+
+    def loss(self, prediction: Tensor, reference: Tensor) -> Tensor:
+        log_q = torch.log_softmax(prediction, dim=1)
+        share = torch.bincount(reference, minlength=log_q.shape[1]).to(log_q) / len(reference)
+        return log_q.gather(1, reference[:, None])[:, 0] - log_q @ share
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise unless there are two classes or more: with one the estimate is constant."""
+        found = labels.unique().tolist()
+        if len(found) < 2:
+            raise ValueError(
+                f"all {len(labels)} labels of the batch are {found[0]}: the information estimate is constant and has no "
+                "gradient; make batches that hold both classes"
+            )
+
+
+@dataclass(frozen=True)
+class RandomSigns:
+    """No objective: each pixel and channel moves up or down by chance, the same from step to step. No pass through a network.
+
+    Parameters
+    ----------
+    mask : bool
+        Multiply the signs by zeros and ones of equal chance, the literal reading of eq. 4 of Rezgui et al. (2024).
+
+    References
+    ----------
+    RAND-ATK of Rezgui et al. (2022), section 5.6; RND-ATK of Rezgui et al. (2024), eq. 4; sheet 2-mi-privacy, item 3b.
+    """
+
+    mask: bool = False
+
+    def anchor(self, source: Tensor, target: Tensor | None) -> None:
+        return None
+
+    def reference(self, encoder: nn.Module, anchor: None) -> None:
+        return None
+
+    def loss(self, prediction: Tensor, reference: Tensor) -> Tensor:
+        raise NotImplementedError("RandomSigns draws its direction; there is nothing to minimize")
+
+    def draw(self, scope, step: int) -> Tensor:
+        """Signs (B, 3, H, W) of -1 and 1, with ``mask`` also 0, from each image's own generator."""
+        signs = torch.empty(scope.source.shape, dtype=scope.source.dtype)
+        for image, generator in zip(signs, scope.generators(), strict=True):
+            image.random_(0, 2, generator=generator).mul_(2).sub_(1)
+            if self.mask:
+                image.mul_(torch.empty_like(image).random_(0, 2, generator=generator))
+        return signs.to(scope.source.device)
+
+
 def _need_target(target: Tensor | None, name: str) -> Tensor:
     if target is None:
         raise ValueError(f"{name} needs target images, got None; pass attack(encoder, source, target)")

@@ -15,7 +15,7 @@ from fa_utils.attacks.engine import Attack
 from fa_utils.attacks.eroding import GhostNetwork, GradientEroding
 from fa_utils.attacks.gradients import CopyNorm, Momentum, Nesterov, TranslationInvariant, VarianceTuning
 from fa_utils.attacks.inputs import DiverseInput, DiverseResize, TranslateScale
-from fa_utils.attacks.objectives import Impersonate, LabelDodge, LabelImpersonate
+from fa_utils.attacks.objectives import Impersonate, LabelDodge, LabelImpersonate, Misclassify, RandomSigns
 from fa_utils.attacks.spectrum import SpectrumCopies
 from fa_utils.attacks.surrogates import FeatureDropout
 
@@ -35,6 +35,7 @@ class Recipe:
     gradient: tuple = ()
     surrogate: tuple = ()  # FeatureDropout gets the drop rate that is asked for, BeneficialPerturbation the eta
     random_start: bool = False
+    early_stop: bool = False
 
 
 _DFANET = "Zhong and Deng 2021"
@@ -174,7 +175,13 @@ def _beneficial_presets() -> dict[str, Recipe]:
     return found
 
 
-PRESETS: dict[str, Recipe] = _DFANET_PRESETS | _eroding_presets() | _beneficial_presets()
+_REZGUI = "Rezgui et al. 2022"
+_LABELED_PRESETS = {
+    "fgsm_label": Recipe(f"{_REZGUI}, section 4.2; Goodfellow et al. 2015", Misclassify(), eps=0.035, steps=1, step_size=None),
+    "pgd_atk": Recipe(f"{_REZGUI}, section 4.2", Misclassify(), eps=0.035, steps=10, step_size=0.001, early_stop=True),
+    "rand_atk": Recipe(f"{_REZGUI}, section 5.6", RandomSigns(), eps=0.035, steps=1, step_size=None),
+}
+PRESETS: dict[str, Recipe] = _DFANET_PRESETS | _LABELED_PRESETS | _eroding_presets() | _beneficial_presets()
 
 
 def preset(
@@ -225,6 +232,7 @@ def preset(
         surrogate=[_with_sizes(part, drop=drop, eta=eta) for part in recipe.surrogate],
         gradient=recipe.gradient,
         random_start=recipe.random_start,
+        early_stop=recipe.early_stop,
         seed=seed,
     )
     accepted = {field.name: field for field in dataclasses.fields(Attack)}
