@@ -1,0 +1,157 @@
+"""One hidden layer on top of templates, and a training loop for it that wastes no time.
+
+Both small networks of chapter 2 have this shape: the CLUB head (rectifier, two logits) and the gender classifier (leaky
+rectifier, one logit). A batch takes a few hundred microseconds of arithmetic, of which autograd's bookkeeping would be
+more than half; so the four gradients are written out, into one buffer that one fused Adam step reads.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+
+class Perceptron(nn.Module):
+    """Linear, (leaky) rectifier, linear.
+
+    Parameters
+    ----------
+    dim : int
+        Length of a template.
+    hidden : int
+        Units of the hidden layer.
+    outputs : int
+        Logits.
+    slope : float
+        Of the rectifier below zero; 0 is the plain one.
+    """
+
+    def __init__(self, dim: int, *, hidden: int, outputs: int, slope: float):
+        super().__init__()
+        self.slope = slope
+        self.inner = nn.Linear(dim, hidden)
+        self.outer = nn.Linear(hidden, outputs)
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """Hidden units after the rectifier, (B, hidden)."""
+        return F.leaky_relu(self.inner(features), self.slope)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, outputs) of features (B, dim)."""
+        return self.outer(self.hidden(features))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What the logits stand for: softmax of several, sigmoid of one."""
+        return logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
+
+
+def seeded(build, seed: int):
+    """What ``build()`` returns with torch's random numbers seeded, and put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """The model, for use only: no gradients of its weights, evaluation mode."""
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def fit_perceptron(
+    model: Perceptron,
+    features: Tensor,
+    targets: Tensor,
+    *,
+    iterations: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    checkpoints: Sequence[int] = (),
+    progress: bool = False,
+) -> dict[int, Perceptron]:
+    """Adam on the cross-entropy of batches that walk through one shuffled order of the rows after the other.
+
+    Parameters
+    ----------
+    model : Perceptron
+        The start; left as it is.
+    features : Tensor, shape (N, dim)
+        Float32, on the model's device.
+    targets : Tensor, shape (N, outputs)
+        Wanted probabilities: one-hot rows, or a column of 0 and 1.
+    iterations, batch, learning_rate
+        As their names say; a batch is never larger than N.
+    seed : int
+        Of the order of the rows.
+    checkpoints : sequence of int in [1, iterations]
+        After which iterations to keep a copy. The copies are those that shorter trainings would end with.
+    progress : bool
+        Show a progress bar (on a terminal).
+
+    Returns
+    -------
+    dict
+        Iteration -> frozen model, for the checkpoints and for ``iterations``.
+
+    Raises
+    ------
+    ValueError
+        When an option is out of its range.
+    """
+    if iterations < 1 or batch < 1 or not learning_rate > 0:
+        raise ValueError(f"iterations = {iterations} and batch = {batch} must be at least 1, learning_rate = {learning_rate:g} above 0")
+    wrong = [step for step in checkpoints if not 1 <= step <= iterations]
+    if wrong:
+        raise ValueError(f"checkpoints must lie in 1 to {iterations}, the iterations, got {wrong}")
+    kept, saved = {*checkpoints, iterations}, {}
+    w1, b1, w2, b2, flat = _flatten(model)
+    dw1, db1, dw2, db2 = _split(flat.grad, model)
+    adam = torch.optim.Adam([flat], lr=learning_rate, fused=True)
+    batches = _batches(len(features), iterations, min(batch, len(features)), seed).to(features.device)
+    for step, rows in enumerate(tqdm(batches, disable=None if progress else True, leave=False), start=1):
+        x = features.index_select(0, rows)
+        before = torch.addmm(b1, x, w1.t())
+        units = F.leaky_relu(before, model.slope)
+        # The gradient of the mean cross-entropy by the logits, for softmax and sigmoid alike.
+        error = (model.probabilities(torch.addmm(b2, units, w2.t())) - targets.index_select(0, rows)).div_(len(rows))
+        torch.mm(error.t(), units, out=dw2)
+        torch.sum(error, 0, out=db2)
+        back = torch.ops.aten.leaky_relu_backward(error @ w2, before, model.slope, False)
+        torch.mm(back.t(), x, out=dw1)
+        torch.sum(back, 0, out=db1)
+        adam.step()
+        if step in kept:
+            saved[step] = _with_weights(model, flat)
+    return saved
+
+
+def _flatten(model: Perceptron) -> tuple[Tensor, Tensor, Tensor, Tensor, nn.Parameter]:
+    """Copies of the four weights as views of one parameter, whose gradient is allocated; and the parameter."""
+    flat = nn.Parameter(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
+    flat.grad = torch.zeros_like(flat)
+    return *_split(flat.data, model), flat
+
+
+def _split(flat: Tensor, model: Perceptron) -> list[Tensor]:
+    weights = list(model.parameters())
+    parts = flat.split([weight.numel() for weight in weights])
+    return [part.view_as(weight) for part, weight in zip(parts, weights)]
+
+
+def _with_weights(model: Perceptron, flat: Tensor) -> Perceptron:
+    model = copy.deepcopy(model)
+    for weight, part in zip(model.parameters(), _split(flat.detach(), model)):
+        weight.copy_(part)
+    return frozen(model)
+
+
+def _batches(n: int, iterations: int, batch: int, seed: int) -> Tensor:
+    """Row numbers (iterations, batch): shuffled orders of all rows, one after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    epochs = -(-iterations * batch // n)
+    order = torch.cat([torch.randperm(n, generator=generator) for _ in range(epochs)])
+    return order[: iterations * batch].view(iterations, batch)
