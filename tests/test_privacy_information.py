@@ -64,7 +64,7 @@ def test_estimate_bounds_the_information_of_a_known_conditional():
     exact = club_estimate(true_head, features, labels)
     assert exact == pytest.approx(right * LN(right / 0.2) - 0.5 * LN(right / 0.2), abs=1e-6)  # E log q - E E log q, by hand
     assert exact > information + 0.1
-    trained = train_club(features, labels, iterations=1500, batch=500, hidden=16, learning_rate=1e-2)[1500]
+    trained = train_club(features, labels, iterations=600, batch=500, hidden=16, learning_rate=1e-2)[600]
     assert club_estimate(trained, features, labels) == pytest.approx(exact, abs=0.02)
 
 
