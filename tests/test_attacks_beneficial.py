@@ -27,6 +27,7 @@ from fa_utils.attacks import (
     SpectrumCopies,
     SurrogateState,
     VarianceTuning,
+    beneficial,
     engine,
     preset,
 )
@@ -332,6 +333,18 @@ def test_every_layout_and_kind_of_layer(layout, layers):
     run = attack(steps=3, surrogate=[FeatureDropout(0.02), BeneficialPerturbation(0.01, layers)])
     assert not torch.equal(run(network, *pair), attack(steps=3, surrogate=[FeatureDropout(0.02)])(network, *pair))
     assert hooks_of(network) == 0
+
+
+@pytest.mark.parametrize("layout", ["ires", "incres", "resnet50"])
+def test_rectifiers_that_may_be_written_over_are_torchs_to_the_bit(layout, monkeypatch):
+    torch.manual_seed(0)
+    network = FaceEncoder(build_backbone(layout), name=layout, input_size=56)
+    pair = pictures(2, 1, size=56, dtype=torch.float32), pictures(2, 2, size=56, dtype=torch.float32)
+    run = attack(steps=3, surrogate=[BeneficialPerturbation(0.01, "activation")])
+    lean, replaced = run(network, *pair), []
+    assert not any("forward" in vars(module) for module in network.modules())
+    monkeypatch.setattr(beneficial, "_rewritable_forward", replaced.append)  # returns None: torch's own rectifiers
+    assert torch.equal(lean, run(network, *pair)) and replaced
 
 
 def test_squeeze_and_excitation_is_among_the_convolutions_and_layers_can_be_named():

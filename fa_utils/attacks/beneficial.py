@@ -30,6 +30,48 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.Si
 REWRITABLE = (nn.Conv2d, nn.BatchNorm2d, nn.PReLU)
 
 
+class _Rectifier(torch.autograd.Function):
+    """A (leaky) ReLU written over its input, bit for bit torch's, whose backward reads a byte an entry and not the output."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, slope: float) -> Tensor:
+        ctx.slope = slope
+        ctx.save_for_backward((x > 0).view(torch.uint8))  # bytes are widened faster than booleans
+        ctx.mark_dirty(x)
+        return nn.functional.leaky_relu_(x, slope) if slope else x.relu_()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        positive = ctx.saved_tensors[0].to(gradient.dtype)
+        if not ctx.slope:
+            return torch.ops.aten.threshold_backward(gradient, positive, 0), None
+        return torch.ops.aten.leaky_relu_backward(gradient, positive, ctx.slope, True), None
+
+
+def _rewritable_forward(module: nn.Module):
+    """The layer's forward pass by `_Rectifier`; None for layers that are not in-place rectifiers."""
+    if isinstance(module, BasicConv):
+        return lambda x: _Rectifier.apply(module.bn(module.conv(x)), 0.0)
+    if isinstance(module, nn.ReLU) and module.inplace:
+        return lambda x: _Rectifier.apply(x, 0.0)
+    if isinstance(module, nn.LeakyReLU) and module.inplace and module.negative_slope >= 0:
+        return lambda x: _Rectifier.apply(x, module.negative_slope)
+    return None
+
+
+@contextmanager
+def _rewritable(modules: Iterable[nn.Module]) -> Iterator[set[nn.Module]]:
+    """In-place rectifiers among the modules, whose output may be written over until the way out."""
+    forwards = {module: forward for module in modules if (forward := _rewritable_forward(module)) is not None}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward  # shadows the class's
+        yield set(forwards)
+    finally:
+        for module in forwards:
+            vars(module).pop("forward", None)
+
+
 @dataclass(frozen=True)
 class BeneficialPerturbation:
     """BPFA: add ``eta * sign(G)`` to the output of each chosen layer, G the loss's gradient there at the step before.
@@ -68,8 +110,9 @@ class BeneficialPerturbation:
     pass before left. After `FeatureDropout` in the list of surrogate parts the masked output is perturbed (item 3e),
     before it the output is perturbed and then masked.
 
-    A gradient is let go of as it is used, while the pass fills the memory, so the peak hardly rises; but a rectifier
-    whose backward reads its own output (ReLU, LeakyReLU in place) must keep it beside the perturbed one.
+    A gradient is let go of as it is used, while the pass fills the memory, so the peak hardly rises. The backward of an
+    in-place ReLU or LeakyReLU reads its own output, which then could not be perturbed in place: while the attack runs,
+    another that keeps a byte an entry stands in for it, with the same numbers to the bit.
     """
 
     eta: float = 8e-4
@@ -96,8 +139,9 @@ class BeneficialPerturbation:
         if self.eta == 0:
             yield SurrogateState()
             return
-        state = _PerturbationState(self, scope, {module: name for name, module in layers})
-        with hooked(module for _, module in layers) as hook:
+        modules = [module for _, module in layers]
+        with _rewritable(modules) as rewritable, hooked(modules) as hook:
+            state = _PerturbationState(self, scope, {module: name for name, module in layers}, rewritable)
             hook(state.hook)
             yield state
 
@@ -132,8 +176,10 @@ _Place = tuple[nn.Module, int]
 class _PerturbationState(SurrogateState):
     """For each layer and each copy of the pictures, the gradient that the last backward pass left there."""
 
-    def __init__(self, part: BeneficialPerturbation, scope: Scope, names: dict[nn.Module, str]):
-        self.part, self.scope, self.names = part, scope, names
+    def __init__(
+        self, part: BeneficialPerturbation, scope: Scope, names: dict[nn.Module, str], rewritable: set[nn.Module]
+    ):
+        self.part, self.scope, self.names, self.rewritable = part, scope, names, rewritable
         self.batch = len(scope.keys)
         self.rehearsals = 1 if part.direction == "same" else 0
         self.gradients: dict[tuple[_Place, int], Tensor] = {}
@@ -165,7 +211,7 @@ class _PerturbationState(SurrogateState):
         # The perturbation is a constant to the gradient, so where it is added in place autograd need not see it.
         plain = output.detach()
         found = [self._take(place, copy, rows) for copy, rows in self._by_copy(plain)]
-        if isinstance(module, REWRITABLE):
+        if isinstance(module, REWRITABLE) or module in self.rewritable:
             for direction, (_, rows) in zip(found, self._by_copy(plain), strict=True):
                 if direction is not None:
                     rows.add_(direction, alpha=self.part.eta)
