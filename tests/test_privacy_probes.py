@@ -136,7 +136,11 @@ def test_subset_is_balanced_and_asks_everyone_first():
     assert not np.array_equal(rows, balanced_subset(labels, identity, 16, seed=2))
 
 
-@pytest.mark.parametrize("size, message", [(3, "even number"), (0, "even number"), (8, "need 4 of either label; there are 5 of 0 and 3 of 1")])
+@pytest.mark.parametrize("size, message", [
+    (3, "even number"),
+    (0, "even number"),
+    (8, "need 4 of either label; there are 5 of 0 and 3 of 1"),
+])
 def test_subset_refuses(size, message):
     with pytest.raises(ValueError, match=message):
         balanced_subset([0, 1, 0, 1, 0, 1, 0, 0], np.arange(8), size)
@@ -235,7 +239,8 @@ def test_accuracy_is_the_mean_over_probes(predictions):
     a, b, labels = predictions.correct["a"], predictions.correct["b"], predictions.labels
     assert predictions.accuracy() == pytest.approx((a.mean() + b.mean()) / 2)
     guesses = [np.where(right, labels, 1 - labels) for right in (a, b)]
-    assert predictions.accuracy(balanced=True) == pytest.approx(np.mean([balanced_accuracy_score(labels, guess) for guess in guesses]))
+    expected = np.mean([balanced_accuracy_score(labels, guess) for guess in guesses])
+    assert predictions.accuracy(balanced=True) == pytest.approx(expected)
     np.testing.assert_allclose(predictions.per_image(), (a.astype(float) + b) / 2)
 
 
@@ -246,7 +251,8 @@ def test_interval_draws_people(predictions, balanced):
     rng, found = np.random.default_rng(9), []
     for _ in range(1500):
         rows = np.concatenate([np.arange(6) + 6 * person for person in rng.integers(0, 50, 50)])
-        drawn = Predictions(predictions.labels[rows], predictions.identity[rows], {k: v[rows] for k, v in predictions.correct.items()})
+        right = {name: right[rows] for name, right in predictions.correct.items()}
+        drawn = Predictions(predictions.labels[rows], predictions.identity[rows], right)
         found.append(drawn.accuracy(balanced))
     np.testing.assert_allclose(interval[1:], np.quantile(found, [0.025, 0.975]), atol=0.02)
     alone = Predictions(predictions.labels, np.arange(300), predictions.correct)

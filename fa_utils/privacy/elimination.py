@@ -176,7 +176,9 @@ def fit_multi_ive(
     return Elimination(scaler, pca, gone, per_round)
 
 
-def _eliminate(columns: np.ndarray, labels, steps: int, per_step: int, locked: int, trees: int, seed: int, workers: int) -> np.ndarray:
+def _eliminate(
+    columns: np.ndarray, labels, steps: int, per_step: int, locked: int, trees: int, seed: int, workers: int
+) -> np.ndarray:
     """Columns in the order in which they go; the first ``locked`` are seen by the forests and never go."""
     left, gone = np.arange(columns.shape[1]), []
     columns = columns.astype(np.float32)  # as the forest would have them

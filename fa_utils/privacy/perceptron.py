@@ -107,7 +107,8 @@ def fit_perceptron(
         When an option is out of its range.
     """
     if iterations < 1 or batch < 1 or not learning_rate > 0:
-        raise ValueError(f"iterations = {iterations} and batch = {batch} must be at least 1, learning_rate = {learning_rate:g} above 0")
+        given = f"iterations = {iterations}, batch = {batch} and learning_rate = {learning_rate:g}"
+        raise ValueError(f"{given}: the first two must be at least 1, the third above 0")
     wrong = [step for step in checkpoints if not 1 <= step <= iterations]
     if wrong:
         raise ValueError(f"checkpoints must lie in 1 to {iterations}, the iterations, got {wrong}")

@@ -137,7 +137,8 @@ def halves_by_identity(identity, labels, *, seed: int = 0) -> tuple[np.ndarray, 
     first = np.isin(person, order[::2])
     halves = np.flatnonzero(first), np.flatnonzero(~first)
     if any(len(np.unique(labels[half])) < 2 for half in halves):
-        raise ValueError(f"two halves that both hold both labels need two people of either label, got {_people_of(identity, labels)}")
+        found = _people_of(identity, labels)
+        raise ValueError(f"two halves that both hold both labels need two people of either label, got {found}")
     return halves
 
 
@@ -169,7 +170,8 @@ def balanced_subset(labels, identity, size: int, *, seed: int = 0) -> np.ndarray
         raise ValueError(f"size must be an even number of images, at least 2, got {size}")
     counts = np.bincount(labels)
     if size // 2 > counts.min():
-        raise ValueError(f"{size} images, balanced, need {size // 2} of either label; there are {counts[0]} of 0 and {counts[1]} of 1")
+        found = f"{counts[0]} of 0 and {counts[1]} of 1"
+        raise ValueError(f"{size} images, balanced, need {size // 2} of either label; there are {found}")
     order = np.random.default_rng(seed).permutation(len(labels))
     chosen = [_round_robin(order[labels[order] == label], identity)[: size // 2] for label in (0, 1)]
     return np.sort(np.concatenate(chosen))
@@ -317,11 +319,14 @@ def _extra(extra: tuple, dim: int, identity: np.ndarray, grouped: bool) -> tuple
     return rows, labels, people
 
 
-def _folds(labels: np.ndarray, identity: np.ndarray, folds: int, grouped: bool, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(
+    labels: np.ndarray, identity: np.ndarray, folds: int, grouped: bool, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Train and test rows of each fold."""
     people = {label: len(np.unique(identity[labels == label])) for label in (0, 1)}
     if not 2 <= folds <= min(people.values()):
-        raise ValueError(f"folds = {folds}: from 2 to the number of people of the rarer label, got {_people_of(identity, labels)}")
+        found = _people_of(identity, labels)
+        raise ValueError(f"folds = {folds}: from 2 to the number of people of the rarer label, got {found}")
     person = np.unique(identity, return_inverse=True)[1]
     return _split_once(labels.tobytes(), person.astype(np.int64).tobytes(), folds, grouped, seed)
 
