@@ -61,16 +61,16 @@ def spy():
 
 
 def test_mlp_shapes_and_predictions():
-    mlp = GenderMLP(8, hidden=16)
-    features = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    assert mlp(features).shape == (5, 1) and mlp.hidden(features).shape == (5, 16)
+    mlp = seeded(lambda: GenderMLP(8, hidden=16), 1)
+    features = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    assert mlp(features).shape == (20, 1) and mlp.hidden(features).shape == (20, 16)
     by_hand = F.leaky_relu(features @ mlp.inner.weight.T + mlp.inner.bias, 0.01)
     torch.testing.assert_close(mlp.hidden(features), by_hand)
     torch.testing.assert_close(mlp(features), by_hand @ mlp.outer.weight.T + mlp.outer.bias)
     expected = [int(logit > 0) for logit in mlp(features)[:, 0]]
     found = mlp_predictions(mlp, features.numpy())
     assert found.dtype == np.int64 and found.tolist() == expected and len(set(expected)) == 2
-    assert GenderMLP(8).hidden(features).shape == (5, 512)
+    assert GenderMLP(8).hidden(features).shape == (20, 512)
 
 
 def test_mlp_training_is_adam_on_the_binary_cross_entropy():
