@@ -9,7 +9,7 @@ import torch
 from attack_networks import pictures, residual_encoder
 
 from fa_utils.attacks import BeneficialPerturbation
-from fa_utils.attacks.transfer import PairSet, Study
+from fa_utils.attacks.transfer import Study
 from fa_utils.report import bpfa, bpfa_probes
 from fa_utils.report.bpfa import METHODS, PLUS, Budget, make_cast
 from fa_utils.report.claims import FAILS, HOLDS, UNDECIDED
@@ -30,7 +30,7 @@ def cast():
 
 @pytest.fixture(scope="module")
 def budget():
-    return Budget(steps=4, short=2, spectra=3, neighbors=2)
+    return Budget(steps=4, spectra=3, neighbors=2)
 
 
 def invented(trials, gain) -> Study:
@@ -109,12 +109,26 @@ def test_every_method_costs_what_is_said(budget):
         assert result.forwards + result.backwards == 2 * budget.copies(method) * budget.steps + 1, method
 
 
-def test_dodging_compares_with_the_own_picture():
-    images = np.arange(4 * 3 * 4 * 4, dtype=np.uint8).reshape(4, 3, 4, 4)
-    rows = np.arange(4)
-    pairs = PairSet(images, images[::-1].copy(), rows, rows, rows, rows + 10, "test")
-    own = bpfa.own_pictures(pairs)
+def test_dodging_compares_with_the_own_picture_or_with_another_of_the_same_person():
+    pairs = bpfa.pairs_of("CelebA-HQ", 3)
+    own, another = (bpfa.dodging_pairs("CelebA-HQ", pairs, picture) for picture in (bpfa.OWN, bpfa.ANOTHER))
     assert np.array_equal(own.targets[own.target], own.sources[own.source]) and np.array_equal(own.target_id, own.source_id)
+    assert np.array_equal(another.target_id, another.source_id) and np.array_equal(another.sources, own.sources)
+    assert not any(np.array_equal(*two) for two in zip(another.targets[another.target], own.targets[own.target], strict=True))
+    with pytest.raises(ValueError, match="not the first pictures of the people of 'celebahq'"):
+        bpfa.dodging_pairs("CelebA-HQ", dataclasses.replace(pairs, sources=pairs.sources[::-1]), bpfa.ANOTHER)
+
+
+def test_the_dodging_attacker_knows_the_attacked_picture_only(budget):
+    encoder, source, another = residual_encoder(), pictures(2, 1), pictures(2, 2)
+    attack = budget.attack("FMDN", "a.onnx", objective=bpfa.DodgeOwn(distance="squared_l2"))
+    assert torch.equal(attack(encoder, source, another), attack(encoder, source, source))
+
+
+def test_tables_of_dodging_have_the_papers_names_where_it_has_them():
+    assert bpfa.dodging_table("LFW", bpfa.OWN) == "Table VII" and bpfa.dodging_table("LFW", bpfa.OWN, robust=True) == "Table VIII"
+    names = {bpfa.dodging_table(b, p, robust=r) for b in bpfa.BENCHMARKS for p in (bpfa.OWN, bpfa.ANOTHER) for r in (False, True)}
+    assert len(names) == 8
 
 
 def test_a_dodging_hit_is_a_rejection(cast, budget):
@@ -129,6 +143,48 @@ def test_eta_is_the_positive_one_of_highest_similarity():
 
     rows = [row("a", 1e-1, 0.99) | {"method": "FMDN+BPFA"}, row("a", -1e-3, 0.9), row("a", 0.0, 0.8), row("a", 1e-3, 0.5), row("a", 1e-2, 0.6), row("b", 1e-3, 0.1)]
     assert bpfa.calibrated(rows) == {"a": 1e-2, "b": 1e-3}
+
+
+def test_calibration_runs_mi_everywhere_and_the_papers_figure_from_its_network(cast, budget):
+    runs = bpfa.eta_runs(cast)
+    assert {source for source, base, _ in runs if base == "FMDN"} == {cast.encoders[1]}
+    for source in cast.encoders:
+        assert [eta for at, base, eta in runs if (at, base) == (source, "MI")] == [eta for eta in bpfa.ETAS if eta >= 0]
+    rows = bpfa.eta_rows(score(invented(bpfa.eta_trials(cast, budget), lambda method, step: 0.6 if "0.0004" in method else 0.5), thresholds_of(cast)), cast, budget)
+    assert bpfa.calibrated(rows) == dict.fromkeys(["a", "b", "c"], 4e-4)
+    gains = {(row["method"], row["source"], row["x"]): row["value"] for row in rows if row["table"] == "Fig. 3, gain"}
+    assert gains["MI+BPFA", "a", 4e-4] == pytest.approx(0.06) and gains["MI+BPFA", "a", 8e-4] == 0
+
+
+# ---------------------------------------------------------------- Fig. 4
+
+
+@pytest.mark.parametrize(("steps", "looks"), [(2, (1, 2)), (4, (1, 2, 4)), (100, (1, 2, 5, 10, 20, 50, 100)), (30, (1, 2, 5, 10, 20, 30))])
+def test_the_curve_is_looked_at_in_even_ratios_and_at_the_end(steps, looks):
+    assert Budget(steps=steps).looks == looks
+
+
+def test_slope_weights_find_the_slope_per_doubling():
+    steps = (1, 2, 5, 10, 100)
+    values = 3.0 + 0.7 * np.log2(steps)
+    assert bpfa.slope_weights(steps) @ values == pytest.approx(0.7) and bpfa.slope_weights(steps).sum() == pytest.approx(0)
+
+
+def test_only_the_first_encoders_fmdn_is_looked_at_along_the_way(cast, budget):
+    for trial in bpfa.table_trials(cast, budget, METHODS):
+        along = trial.source == ("a.onnx",) and trial.method.startswith("FMDN")
+        assert [step for step, _ in trial.looks] == (list(budget.looks) if along else [budget.steps]), trial.label
+
+
+def test_growth_that_stops_does_not_show_in_the_late_slope(cast):
+    budget = Budget(steps=100)
+    trials = [trial for trial in bpfa.table_trials(cast, budget, ["FMD", "FMDN", "FIM", "MI", "SSA"])]
+    scores = score(invented(trials, lambda method, step: 0.2 + (0.4 if PLUS in method else 0.2) * min(1.0, step / 10)), thresholds_of(cast))
+    rows = {(row["table"], row["method"].partition(":")[0]): row for row in bpfa.order_effects(scores, cast, budget) if row["metric"] == "hit_rate_difference"}
+    for name in ("FMDN", "FMDN+BPFA", "gap"):
+        assert rows["claim 7", name]["ci_low"] > 0 and rows["Fig. 4, late", name]["value"] == pytest.approx(0, abs=1e-9)
+    curve = [row["value"] for row in bpfa.curve_rows(scores, cast, budget) if row["metric"] == "hit_rate" and row["method"] == "FMDN"]
+    assert len(curve) == len(budget.looks) and curve[-1] == curve[-2] > curve[0]
 
 
 # ---------------------------------------------------------------- claims

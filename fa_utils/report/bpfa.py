@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from fa_utils.attacks import Attack, BeneficialPerturbation, Dodge, SpectrumCopies, VarianceTuning, preset
 from fa_utils.attacks.transfer import PairSet, Trial, network_name, procedural_pairs
+from fa_utils.data import load_domain
 from fa_utils.models.zoo import zoo_table
 from fa_utils.report.claims import (
     Claim,
@@ -65,7 +67,7 @@ ROBUST = {
     "ir20-ms1m-arcface": "ir20-ms1m-mter",
 }
 ETA = 8e-4  # the default of the first author's later code, for MobileFaceNet
-ETAS = (-3.2e-3, -8e-4, 0.0, 2e-4, 8e-4, 3.2e-3, 1.28e-2)
+ETAS = (-3.2e-3, -8e-4, -2e-4, 0.0, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 1.28e-2)
 
 
 # ---------------------------------------------------------------- who plays which part
@@ -133,10 +135,26 @@ def pairs_of(benchmark: str, count: int, *, calibration: bool = False) -> PairSe
     return procedural_pairs(count, domain=BENCHMARKS[benchmark], calibration=calibration)
 
 
-def own_pictures(pairs: PairSet) -> PairSet:
-    """The pairs of dodging: each source against itself."""
-    same = {"targets": pairs.sources, "target": pairs.source, "target_id": pairs.source_id}
-    return replace(pairs, **same, name=f"{pairs.name}, dodging")
+OWN, ANOTHER = "own", "another"  # the picture that a dodging attack is judged by
+
+
+def dodging_pairs(benchmark: str, pairs: PairSet, picture: str = OWN) -> PairSet:
+    """The pairs of dodging: each source against the attacked picture itself, or against another of the same person.
+
+    Raises
+    ------
+    ValueError
+        If the pairs do not show the benchmark's own people.
+    """
+    pictures = pairs.sources
+    if picture == ANOTHER:
+        domain = BENCHMARKS[benchmark] or "ms1m"  # the sources of chapter 3
+        faces = load_domain(domain, "test", identities=len(pairs.sources), pictures=2, progress=False)
+        if not np.array_equal(faces.images[::2], pairs.sources):
+            raise ValueError(f"the sources of {pairs.name!r} are not the first pictures of the people of {domain!r}")
+        pictures = np.ascontiguousarray(faces.images[1::2])
+    same = {"targets": pictures, "target": pairs.source, "target_id": pairs.source_id}
+    return replace(pairs, **same, name=f"{pairs.name}, dodging, {picture} picture")
 
 
 def paper_names() -> dict[str, str]:
@@ -153,17 +171,22 @@ class Budget:
     """The attacker's settings.
 
     ``etas`` gives each network its size of the feature perturbation (`ETA` where it is missing), ``spectra`` are SSA's copies,
-    ``neighbors`` VT's, ``short`` is where Fig. 4 looks besides the end; ``seeds`` are those of the random methods.
+    ``neighbors`` VT's; ``seeds`` are those of the random methods.
     """
 
     eps: float = 10 / 255
     step_size: float = 1 / 255
     steps: int = 1500
-    short: int = 10
     spectra: int = 20
     neighbors: int = 20
     seeds: tuple[int, ...] = (0,)
     etas: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """After which steps Fig. 4 looks: 1, 2, 5, 10, 20, ... and the last."""
+        grid = (digit * 10**power for power in range(len(str(self.steps))) for digit in (1, 2, 5))
+        return (*(step for step in grid if step < self.steps), self.steps)
 
     def eta(self, source: str) -> float:
         """The size of the perturbation on a surrogate."""
@@ -196,22 +219,35 @@ def both(methods) -> list[str]:
 
 
 def table_trials(cast: Cast, budget: Budget, methods) -> list[Trial]:
-    """Tables I to VI: each encoder as source, judged by all encoders, itself included, and by all robust forms."""
+    """Tables I to VI: each encoder as source, judged by all encoders, itself included, and by all robust forms.
+
+    FMDN from the first encoder is also looked at along the way, for Fig. 4, by the other encoders.
+    """
     trials = []
     for source in cast.encoders:
         for method in both(methods):
-            steps = {budget.steps, budget.short} if method.removesuffix(PLUS) == "FMDN" else {budget.steps}
-            looks = looks_of(dict.fromkeys(steps, tuple(cast.networks)))
+            along = budget.looks if (source, method.removesuffix(PLUS)) == (cast.encoders[0], "FMDN") else ()
+            others = tuple(name for name in cast.encoders if name != source)
+            looks = looks_of(dict.fromkeys(along, others) | {budget.steps: tuple(cast.networks)})
             for seed in budget.seeds_of(method):
                 trials.append(Trial((source,), method, budget.attack(method, source, seed=seed), looks))
     return trials
 
 
+@dataclass(frozen=True)
+class DodgeOwn(Dodge):
+    """Dodge by an attacker who knows no other picture than the attacked one, whichever picture judges."""
+
+    def anchor(self, source: Tensor, target: Tensor | None) -> Tensor:
+        return source
+
+
 def dodging_trials(cast: Cast, budget: Budget) -> list[Trial]:
-    """Tables VII and VIII: FMDN with and without BPFA, from the first encoder."""
-    source, goal = cast.encoders[0], Dodge(distance="squared_l2")
+    """Tables VII and VIII: FMDN with and without BPFA, from the first encoder; step 0 is the unattacked picture."""
+    source, goal, judges = cast.encoders[0], DodgeOwn(distance="squared_l2"), tuple(cast.networks)
+    looks = looks_of({0: judges, budget.steps: judges})
     return [
-        Trial((source,), method, budget.attack(method, source, seed=seed, objective=goal), ((budget.steps, tuple(cast.networks)),))
+        Trial((source,), method, budget.attack(method, source, seed=seed, objective=goal), looks)
         for method in both(["FMDN"])
         for seed in budget.seeds
     ]
@@ -225,15 +261,19 @@ def eta_method(eta: float, base: str = "FMDN") -> str:
     return f"{base}, eta {eta:g}"
 
 
+def eta_runs(cast: Cast, etas: Sequence[float] = ETAS) -> list[tuple[str, str, float]]:
+    """(source, method, eta) of the calibration, MI from every encoder, and of Fig. 3, FMDN from the second."""
+    runs = [(source, CALIBRATED, eta) for source in cast.encoders for eta in etas if eta >= 0]
+    return runs + [(cast.encoders[1], "FMDN", eta) for eta in etas]
+
+
 def eta_trials(cast: Cast, budget: Budget, etas: Sequence[float] = ETAS) -> list[Trial]:
-    """Fig. 3 (FMDN) and the calibration (MI): each with each eta, from every encoder, judged by the other encoders."""
+    """Fig. 3 and the calibration, judged by the other encoders."""
     trials = []
-    for source in cast.encoders:
+    for source, base, eta in eta_runs(cast, etas):
         judges = tuple(name for name in cast.encoders if name != source)
-        for base in (CALIBRATED, "FMDN"):
-            for eta in etas:
-                attack = budget.attack(base + PLUS, source, seed=budget.seeds[0], eta=eta)
-                trials.append(Trial((source,), eta_method(eta, base), attack, ((budget.steps, judges),)))
+        attack = budget.attack(base + PLUS, source, seed=budget.seeds[0], eta=eta)
+        trials.append(Trial((source,), eta_method(eta, base), attack, ((budget.steps, judges),)))
     return trials
 
 
@@ -360,23 +400,42 @@ def transfer_rows(scores: Scores, cast: Cast, budget: Budget, benchmark: str, ki
     return rows
 
 
-def dodging_rows(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
-    """Tables VII and VIII."""
-    source, place = cast.encoders[0], {"far": FAR_NAMES[DODGING]}
-    steps = dict.fromkeys(both(["FMDN"]), budget.steps)
-    name = network_name(source)
-    rows = table_rows(scores, "Table VII", [(name, name), *cast.black_box(source)], steps, **place)
-    return rows + (table_rows(scores, "Table VIII", cast.hardened(source), steps, **place) if cast.robust else [])
+def dodging_table(benchmark: str, picture: str, *, robust: bool = False) -> str:
+    """What a table of dodging is called; the paper has the first benchmark and the own picture only."""
+    name = "Table VIII" if robust else "Table VII"
+    name += "" if benchmark == next(iter(BENCHMARKS)) else f", {benchmark}"
+    return name if picture == OWN else f"{name}, {picture} picture"
+
+
+def dodging_rows(scores: Scores, cast: Cast, budget: Budget, benchmark: str = "LFW", picture: str = OWN) -> list[dict]:
+    """Tables VII and VIII, and the means over their targets, unattacked pictures among them."""
+    source, rows = cast.encoders[0], []
+    name, place = network_name(source), {"far": FAR_NAMES[DODGING]}
+    groups = (([(name, name)], cast.black_box(source)), ([], cast.hardened(source)))
+    for own, cells in groups[: 2 if cast.robust else 1]:
+        table = dodging_table(benchmark, picture, robust=not own)
+        rows += table_rows(scores, table, own + cells, dict.fromkeys(both(["FMDN"]), budget.steps), **place)
+        rows += mean_rows(scores, table, cells, "FMDN", 0, name=UNATTACKED, **place)
+        for method in both(["FMDN"]):
+            rows += mean_rows(scores, table, cells, method, budget.steps, **place)
+    return rows
+
+
+UNATTACKED = "unattacked"
 
 
 def eta_rows(scores: Scores, cast: Cast, budget: Budget, etas: Sequence[float] = ETAS) -> list[dict]:
-    """Fig. 3: hit rate and similarity on the other encoders against eta (column ``x``), on the calibration pairs."""
+    """Fig. 3: hit rate and similarity on the other encoders against eta (column ``x``), on the calibration pairs.
+
+    In table "Fig. 3, gain": the paired difference to eta 0.
+    """
     rows = []
-    for source in cast.encoders:
-        for base in (CALIBRATED, "FMDN"):
-            for eta in etas:
-                place = {"far": FAR_NAMES[IMPERSONATION], "name": base + PLUS, "x": eta}
-                rows += mean_rows(scores, "Fig. 3", cast.black_box(source), eta_method(eta, base), budget.steps, **place)
+    for source, base, eta in eta_runs(cast, etas):
+        place = {"far": FAR_NAMES[IMPERSONATION], "x": eta}
+        cells, here = cast.black_box(source), (eta_method(eta, base), budget.steps)
+        rows += mean_rows(scores, "Fig. 3", cells, *here, name=base + PLUS, **place)
+        where = {"metric": "similarity", "name": base + PLUS, "source": network_name(source), "target": "mean", **place}
+        rows.append(difference_row(scores, "Fig. 3, gain", cells, here, (eta_method(0.0, base), budget.steps), **where))
     return rows
 
 
@@ -403,10 +462,10 @@ def layer_rows(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
 
 
 def curve_rows(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
-    """Fig. 4: FMDN with and without BPFA from the first encoder, after ``short`` and after all steps (column ``x``)."""
+    """Fig. 4: FMDN with and without BPFA from the first encoder against the steps (column ``x``)."""
     cells, rows = cast.black_box(cast.encoders[0]), []
     for method in both(["FMDN"]):
-        for step in sorted({budget.short, budget.steps}):
+        for step in budget.looks:
             rows += mean_rows(scores, "Fig. 4", cells, method, step, x=step, far=FAR_NAMES[IMPERSONATION])
     return rows
 
@@ -458,20 +517,37 @@ def order_effects(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
     return rows
 
 
+EDGE = 10  # steps of a gray level from the middle of the ball to its edge, at the paper's budget
+
+
 def _growth(scores: Scores, cast: Cast, budget: Budget, metric: str) -> list[dict]:
-    """Claim 7, from the first encoder: both methods gain from steps, and so does their gap."""
-    cells, few, many = cast.black_box(cast.encoders[0]), budget.short, budget.steps
-    if few == many:
-        return []
-    values = {(method, at): scores.cells(metric, method, at, cells) for method in both(["FMDN"]) for at in (few, many)}
-    grown = {f"{method}: all steps minus few": values[method, many] - values[method, few] for method in both(["FMDN"])}
-    gaps = [values["FMDN" + PLUS, at] - values["FMDN", at] for at in (many, few)]
-    grown["half of: gap at all steps minus gap at few"] = (gaps[0] - gaps[1]) / 2
-    place = {"table": "claim 7", "source": cells[0][0], "target": "mean", "steps": many, "far": FAR_NAMES[IMPERSONATION]}
-    return [
-        result_row(f"{metric}_difference", scores.interval(value), len(scores.sources), method=name, **place)
-        for name, value in grown.items()
-    ]
+    """Claim 7, from the first encoder: slopes of the curves of Fig. 4, and of their gap, for each doubling of the steps.
+
+    In table "Fig. 4, late" the same from `EDGE` steps on, where at least three looks are left.
+    """
+    cells, rows = cast.black_box(cast.encoders[0]), []
+    for table, first in (("claim 7", 1), ("Fig. 4, late", EDGE)):
+        looks = [step for step in budget.looks if step >= first]
+        if len(looks) < (2 if first == 1 else 3):
+            continue
+        weights = slope_weights(looks)
+        slopes = {
+            method: sum(weight * scores.cells(metric, method, step, cells) for weight, step in zip(weights, looks, strict=True))
+            for method in both(["FMDN"])
+        }
+        slopes["gap"] = slopes["FMDN" + PLUS] - slopes["FMDN"]
+        place = {"table": table, "source": cells[0][0], "target": "mean", "steps": budget.steps, "far": FAR_NAMES[IMPERSONATION]}
+        for name, values in slopes.items():
+            row = result_row(f"{metric}_difference", scores.interval(values), len(scores.sources), **place)
+            rows.append(row | {"method": f"{name}: each doubling of the steps, {looks[0]} to {looks[-1]}"})
+    return rows
+
+
+def slope_weights(steps: Sequence[int]) -> np.ndarray:
+    """Weights of values after ``steps`` whose weighted sum is the least-squares slope against log2 of the steps."""
+    at = np.log2(np.asarray(steps, float))
+    at -= at.mean()
+    return at / (at**2).sum()
 
 
 def eta_effects(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
@@ -511,14 +587,16 @@ def layer_effects(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
     return rows
 
 
-def dodging_effects(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
-    """Claim 9: BPFA's gain in dodging, averaged over plain and over robust targets."""
+def dodging_effects(scores: Scores, cast: Cast, budget: Budget, benchmark: str = "LFW", picture: str = OWN) -> list[dict]:
+    """Claim 9: BPFA's gain in dodging, averaged over plain and over robust targets; by another picture in a table of its own."""
     source, rows = cast.encoders[0], []
+    table = "claim 9" if picture == OWN else f"claim 9, {picture} picture"
     for name, cells in (("plain targets", cast.black_box(source)), ("robust targets", cast.hardened(source))):
         if cells:
             pair = ("FMDN" + PLUS, budget.steps), ("FMDN", budget.steps)
-            where = {"metric": "hit_rate", "name": f"FMDN+BPFA minus FMDN, {name}", "source": network_name(source), "target": "mean"}
-            rows.append(difference_row(scores, "claim 9", cells, *pair, **where, far=FAR_NAMES[DODGING]))
+            where = {"name": f"{benchmark}: FMDN+BPFA minus FMDN, {name}", "source": network_name(source), "target": "mean"}
+            for metric in ("hit_rate", "similarity"):
+                rows.append(difference_row(scores, table, cells, *pair, metric=metric, **where, far=FAR_NAMES[DODGING]))
     return rows
 
 
@@ -535,7 +613,7 @@ STATEMENTS = {
     6: (f"Convolution, normalization and activation outputs serve alike, within {SIMILAR:g} points", "Table IX"),
     7: ("The hit rate grows with the steps, with and without BPFA, and so does the gap", "Fig. 4"),
     8: ("At the same picture the perturbed network's loss is above the plain one's, and grows with eta", "Fig. 5"),
-    9: ("BPFA raises the dodging rate, on plain and on robust targets", "Tables VII and VIII"),
+    9: ("BPFA raises the dodging rate, on plain and on robust targets of both benchmarks", "Tables VII and VIII"),
     10: ("BPFA needs less than one percent more memory", "Table X"),
 }
 PLAIN_TABLES, ROBUST_TABLES = ("Table I", "Table II", "Table III", "Table IV"), ("Table V", "Table VI")

@@ -78,6 +78,25 @@ def loss_rows(encoder, pairs: PairSet, budget: Budget, *, count: int = 24, steps
     return rows
 
 
+@torch.no_grad()
+def median_spread(encoder, images: Tensor) -> float:
+    """What an absolute eta compares with: the median over all convolutions of their output's spread.
+
+    The spread is the standard deviation over a picture's map, averaged over the pictures (B, 3, H, W).
+    """
+    found: list[float] = []
+    handles = [
+        layer.register_forward_hook(lambda module, inputs, output: found.append(float(output.flatten(1).std(1).mean())))
+        for _, layer in encoder.convolutions(squeeze_excite=True)
+    ]
+    try:
+        encoder(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return float(np.median(found))
+
+
 def _interval(values: Tensor, pairs: PairSet):
     return two_way_bootstrap(values.double().numpy(), pairs.source_id, pairs.target_id, seed=0)
 

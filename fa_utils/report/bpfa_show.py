@@ -14,19 +14,19 @@ from fa_utils.report.tables import Table, plain_table, three_columns
 
 PROFILES = {
     "smoke": {
-        "n_pairs": 6, "steps": 3, "short": 2, "spectra": 2, "neighbors": 1, "n_seeds": 1, "encoders": 2, "people": 40,
+        "n_pairs": 6, "steps": 3, "spectra": 2, "neighbors": 1, "n_seeds": 1, "encoders": 2, "people": 40,
         "device": "cpu", "workers": 1, "unit": 20,
     },
     "laptop": {
-        "n_pairs": 16, "steps": 20, "short": 7, "spectra": 4, "neighbors": 4, "n_seeds": 1, "encoders": 4, "people": 100,
+        "n_pairs": 16, "steps": 20, "spectra": 4, "neighbors": 4, "n_seeds": 1, "encoders": 4, "people": 100,
         "device": "cpu", "workers": 2, "unit": 16,
     },
     "gpu": {
-        "n_pairs": 100, "steps": 100, "short": 20, "spectra": 20, "neighbors": 20, "n_seeds": 1, "encoders": 4, "people": 1500,
+        "n_pairs": 100, "steps": 100, "spectra": 20, "neighbors": 20, "n_seeds": 1, "encoders": 4, "people": 1500,
         "device": "cuda", "workers": 1, "unit": 100,
     },
     "paper": {
-        "n_pairs": 1000, "steps": 1500, "short": 100, "spectra": 20, "neighbors": 20, "n_seeds": 3, "encoders": 4, "people": 1500,
+        "n_pairs": 1000, "steps": 1500, "spectra": 20, "neighbors": 20, "n_seeds": 3, "encoders": 4, "people": 1500,
         "device": "cuda", "workers": 1, "unit": 200,
     },
 }  # fmt: skip
@@ -115,9 +115,9 @@ def gains_table(rows: pd.DataFrame) -> Table:
     return plain_table(pd.DataFrame(lines), caption="What BPFA adds, live, averaged over the targets of each source.")
 
 
-def differences_table(rows: pd.DataFrame, claim: int, *, caption: str) -> Table:
-    """The differences behind a claim, in hit rate and in similarity."""
-    part, lines = rows[rows["table"] == f"claim {claim}"], []
+def differences_table(rows: pd.DataFrame, claim: int | str, *, caption: str) -> Table:
+    """The differences behind a claim, or of a table by its name, in hit rate and in similarity."""
+    part, lines = rows[rows["table"] == (f"claim {claim}" if isinstance(claim, int) else claim)], []
     for (method, source), group in part.groupby(["method", "source"], sort=False):
         lines.append({"difference": method, "source": source or None} | _differences(group))
     return plain_table(pd.DataFrame(lines), caption=caption)
@@ -267,13 +267,71 @@ def deviation_figure(rows: pd.DataFrame):
 
 
 def curve_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
-    """Fig. 4 in numbers: FMDN with and without BPFA after few and after all steps."""
+    """Fig. 4 in numbers: FMDN with and without BPFA along the way."""
     lines = []
     for run, frame in (("published", published), ("live", live)):
-        part = frame[(frame["table"] == "Fig. 4") & (frame["metric"] == "hit_rate")]
+        part = frame[(frame["table"] == "Fig. 4") & frame["metric"].isin(_CURVES)]
         for step, group in part.groupby("x"):
-            value = group.set_index("method")["value"]
-            line = {"run": run, "steps": int(step), "FMDN": value["FMDN"], "FMDN" + PLUS: value["FMDN" + PLUS]}
-            lines.append(line | {"gap": value["FMDN" + PLUS] - value["FMDN"], "pairs": int(group["n_pairs"].max())})
-    caption = "Fig. 4. Mean hit rate (%) over the other encoders at FAR 1e-3; the paper draws curves without numbers."
+            line = {"run": run, "pairs": int(group["n_pairs"].max()), "steps": int(step)}
+            for metric, (short, digits) in _CURVES.items():
+                value = group[group["metric"] == metric].set_index("method")["value"]
+                gap = value["FMDN" + PLUS] - value["FMDN"]
+                line |= {f"{short}, FMDN": f"{value['FMDN']:.{digits}f}", f"{short}, gap": f"{gap:+.{digits}f}"}
+            lines.append(line)
+    caption = "Fig. 4: FMDN over the other encoders, and what BPFA adds to it; the paper draws curves without numbers."
+    return plain_table(pd.DataFrame(lines), caption=caption)
+
+
+_CURVES = {"hit_rate": ("hits (%)", 1), "similarity": ("similarity", 3)}
+
+
+def curve_figure(rows: pd.DataFrame):
+    """Fig. 4: hit rate and similarity against the steps, with and without BPFA, with intervals over pairs."""
+    part = rows[rows["table"] == "Fig. 4"]
+    fig, axes = new_figure(width=8.6, height=3.6, columns=2)
+    for ax, (metric, label) in zip(axes[0], _REACHED.items(), strict=True):
+        for style, method in enumerate(both(["FMDN"])):
+            curve = part[(part["method"] == method) & (part["metric"] == metric)].sort_values("x")
+            line_with_band(ax, *(curve[name] for name in ("x", "value", "ci_low", "ci_high")), label=method, style=style)
+        log_ticks(ax, part["x"])
+        ax.set_xlabel("steps")
+        ax.set_ylabel(label)
+    axes[0, 0].legend(frameon=False)
+    return fig
+
+
+# ---------------------------------------------------------------- calibration and dodging
+
+
+def eta_table(rows: pd.DataFrame, spreads: dict[str, float]) -> Table:
+    """The calibrated eta of each network, what it gains on its calibration pairs, and how it compares with the maps."""
+    names, lines = paper_names(), []
+    gains = rows[(rows["table"] == "Fig. 3, gain") & (rows["method"] == bpfa.CALIBRATED + PLUS)]
+    for source, eta in bpfa.calibrated(rows[rows["table"] == "Fig. 3"].to_dict("records")).items():
+        curve = gains[gains["source"] == source].sort_values("x")
+        best = curve[np.isclose(curve["x"], eta)].iloc[0]
+        line = {"stands for": names.get(source, ""), "network": source, "eta": f"{eta:g}"}
+        line["similarity gained"] = "{value:+.4f} [{ci_low:+.4f}, {ci_high:+.4f}]".format(**best)
+        line["end of the grid"] = "yes" if eta in (curve["x"].max(), curve.loc[curve["x"] > 0, "x"].min()) else "no"
+        if source in spreads:
+            line |= {"spread of the median map": f"{spreads[source]:.3f}", "eta in spreads": f"{eta / spreads[source]:.2g}"}
+        lines.append(line)
+    count = int(gains["n_pairs"].max())
+    return plain_table(pd.DataFrame(lines), caption=f"Calibrated on {count} pairs by {bpfa.CALIBRATED}; the gain is over eta = 0 there.")
+
+
+def dodging_summary(published: pd.DataFrame, live: pd.DataFrame) -> Table:
+    """Dodging in all its forms: mean share of rejected pictures over the targets, unattacked and attacked."""
+    lines = []
+    for run, frame in (("published", published), ("live", live)):
+        for picture in (bpfa.OWN, bpfa.ANOTHER):
+            for benchmark in bpfa.BENCHMARKS:
+                for robust in (False, True):
+                    table = bpfa.dodging_table(benchmark, picture, robust=robust)
+                    part = frame[(frame["table"] == table) & (frame["target"] == "mean") & (frame["metric"] == "hit_rate")]
+                    if len(part):
+                        line = {"run": run, "judged by": f"{picture} picture", "benchmark": benchmark}
+                        line |= {"targets": "robust" if robust else "plain", "pairs": int(part["n_pairs"].max())}
+                        lines.append(line | part.set_index("method")["value"].to_dict())
+    caption = "Dodging: mean share (%) of pictures rejected at FAR 1e-2, unattacked and attacked."
     return plain_table(pd.DataFrame(lines), caption=caption, digits=1)
