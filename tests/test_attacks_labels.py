@@ -204,6 +204,16 @@ def test_a_mask_leaves_half_of_the_pixels(gender, images):
     assert 0.45 < (change == 0).float().mean() < 0.55
 
 
+def test_blocks_of_pixels_share_a_sign_and_survive_averaging(gender, images):
+    fine, coarse = (preset("rand_atk", eps=5 / 255, objective=RandomSigns(block=b))(gender, images) - images for b in (1, 2))
+    shrunk = [torch.nn.functional.avg_pool2d(255 * change, 2).square().mean().sqrt() for change in (fine, coarse)]
+    assert abs(shrunk[1] - 5) < 0.01 and 2.2 < shrunk[0] < 2.8  # four independent signs: half the size is left
+    odd = preset("rand_atk", eps=5 / 255, objective=RandomSigns(block=3))(gender, images) - images
+    assert torch.equal(odd[:, :, 0].sign(), odd[:, :, 2].sign()) and odd.shape == images.shape
+    with pytest.raises(ValueError, match="block must be"):
+        RandomSigns(block=0)
+
+
 @pytest.mark.parametrize(
     "labels, text",
     [

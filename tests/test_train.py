@@ -240,8 +240,8 @@ def test_whitening_flattens_the_spectrum():
         fit_whitening(features, alpha=1.5)
 
 
-def test_recipes_are_the_ten_networks():
-    assert len(RECIPES) == 20
+def test_recipes_are_the_networks_of_the_chapters():
+    assert len(RECIPES) == 22
     assert len(set(ERODING_LIBRARY.values())) == 15 and set(ERODING_LIBRARY.values()) <= set(RECIPES)
     assert all(name == f"{r.layout}-{r.domain}-{r.loss}" for name, r in RECIPES.items())
     assert sum(r.keep_classifier for r in RECIPES.values()) == 4

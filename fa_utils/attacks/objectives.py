@@ -203,6 +203,9 @@ class RandomSigns:
     ----------
     mask : bool
         Multiply the signs by zeros and ones of equal chance, the literal reading of eq. 4 of Rezgui et al. (2024).
+    block : int
+        Side of the squares of pixels that share a sign. A network that averages ``block`` x ``block`` pixels first halves
+        (or more) the size of signs that change from pixel to pixel, but not of these.
 
     References
     ----------
@@ -210,6 +213,11 @@ class RandomSigns:
     """
 
     mask: bool = False
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
+            raise ValueError(f"block must be a whole number of at least 1 pixel, got {self.block!r}")
 
     def anchor(self, source: Tensor, target: Tensor | None) -> None:
         return None
@@ -222,11 +230,15 @@ class RandomSigns:
 
     def draw(self, scope, step: int) -> Tensor:
         """Signs (B, 3, H, W) of -1 and 1, with ``mask`` also 0, from each image's own generator."""
-        signs = torch.empty(scope.source.shape, dtype=scope.source.dtype)
+        count, channels, height, width = scope.source.shape
+        squares = (-(-height // self.block), -(-width // self.block))
+        signs = torch.empty(count, channels, *squares, dtype=scope.source.dtype)
         for image, generator in zip(signs, scope.generators(), strict=True):
             image.random_(0, 2, generator=generator).mul_(2).sub_(1)
             if self.mask:
                 image.mul_(torch.empty_like(image).random_(0, 2, generator=generator))
+        if self.block > 1:
+            signs = signs.repeat_interleave(self.block, 2).repeat_interleave(self.block, 3)[:, :, :height, :width]
         return signs.to(scope.source.device)
 
 

@@ -1,0 +1,286 @@
+"""The tables and figures of chapter 1, from rows of `fa_utils.report.gender` and `gender_verification`."""
+
+import numpy as np
+import pandas as pd
+
+from fa_utils.models.attributes import classifier_table
+from fa_utils.models.zoo import zoo_table
+from fa_utils.report import gender
+from fa_utils.report.figures import COLORS, MARKERS, line_with_band, log_ticks, new_figure
+from fa_utils.report.gender_probes import BACKBONES, Backbone
+from fa_utils.report.gender_verification import FROZEN, OWN, SETTINGS
+from fa_utils.report.results import paper_table, results_frame
+from fa_utils.report.tables import Table, plain_table, three_columns
+
+PROFILES = {
+    "smoke": {
+        "identities": 6, "pictures": 5, "people_c": 12, "sweep": 4, "audit": 4, "resamples": 100,
+        "width": 4, "epochs": 1, "most": 60, "device": "cpu", "workers": 1,
+    },
+    "laptop": {
+        "identities": 60, "pictures": 15, "people_c": 120, "sweep": 16, "audit": 24, "resamples": 100,
+        "width": 8, "epochs": 2, "most": 1200, "device": "cpu", "workers": 2,
+    },
+    "gpu": {
+        "identities": 500, "pictures": 15, "people_c": 800, "sweep": 100, "audit": 200, "resamples": 200,
+        "width": 64, "epochs": 10, "most": 16000, "device": "cuda", "workers": 1,
+    },
+    "paper": {
+        "identities": 1000, "pictures": 15, "people_c": 800, "sweep": 1000, "audit": 1000, "resamples": 500,
+        "width": 64, "epochs": 20, "most": 100000, "device": "cuda", "workers": 1,
+    },
+}  # fmt: skip
+
+
+def live_frame(rows: list[dict], shared: dict) -> pd.DataFrame:
+    """The run's rows so far, validated."""
+    return results_frame(rows, chapter=gender.CHAPTER, **shared)
+
+
+def with_setting(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a column ``setting`` as in the paper's CSV: "eps 0.010"."""
+    return frame.assign(setting=[f"eps {x:.3f}" if x == x else "All" for x in frame["x"]])
+
+
+# ---------------------------------------------------------------- networks
+
+
+def networks_table() -> Table:
+    """Gender classifiers, the controls, and the face networks that inherit the pictures."""
+    classifiers, zoo, lines = classifier_table(), zoo_table(), []
+    for backbone in BACKBONES.values():
+        for role, name in (("gender, attacked", backbone.classifier), ("glasses, control", backbone.unrelated)):
+            row = classifiers.loc[name]
+            lines.append({"layout": backbone.name, "role": role, "network": name, "accuracy (%)": 100 * row["accuracy"]})
+            lines[-1] |= {"balanced (%)": 100 * row["balanced_accuracy"], "F1, label 1 (%)": 100 * row["f1_label_1"]}
+        row = zoo.loc[backbone.target]
+        lines.append({"layout": backbone.name, "role": "faces, judge", "network": backbone.target})
+        lines[-1] |= {"accuracy (%)": 100 * row["accuracy"], "threshold, FMR 0.1%": row["threshold_far_1e-3"]}
+    caption = "The networks. Classifiers: accuracy on part C; face networks: verification accuracy on the LFW-like benchmark."
+    return plain_table(pd.DataFrame(lines), caption=caption, digits={"accuracy (%)": 2, "balanced (%)": 2, "F1, label 1 (%)": 2})
+
+
+# ---------------------------------------------------------------- classifier
+
+
+def accuracy_figure(rows: pd.DataFrame, backbone: Backbone):
+    """Fig. 4 or 6: accuracy against eps, the paper's range shaded; for VGG16 with the denoisers of Fig. 5 beside it."""
+    table = {"VGG16": "Fig. 4", "ResNet50": "Fig. 6"}[backbone.name]
+    part = rows[rows["table"] == table].sort_values("x")
+    defended = rows[rows["table"] == "Fig. 5"] if backbone.name == "VGG16" else rows.iloc[:0]
+    panels = 2 if len(defended) else 1
+    fig, axes = new_figure(width=4.6 * panels + 0.6, height=3.7, columns=panels)
+    for index, ax in enumerate(axes[0]):
+        line_with_band(ax, *(part[c] for c in ("x", "value", "ci_low", "ci_high")), label="no defense")
+        if index:
+            for style, (defense, curve) in enumerate(defended.groupby("method", sort=False), start=1):
+                line_with_band(ax, *(curve.sort_values("x")[c] for c in ("x", "value")), label=defense, style=style)
+            ax.legend(frameon=False, fontsize=8)
+        ax.axvspan(backbone.grid[0], backbone.grid[-1], color="#888888", alpha=0.18, linewidth=0)
+        ax.axhline(50, color="#666666", linewidth=0.8, linestyle=":")
+        log_ticks(ax, part["x"])
+        ax.set_ylim(-3, 103)
+        ax.set_xlabel("eps of FGSM, pixels in [0, 1]")
+        ax.set_ylabel("gender accuracy (%)")
+        ax.set_title(f"{backbone.name}{', with denoisers' if index else ''}", fontsize=10)
+    return fig
+
+
+def sets_table(name: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
+    """Tables 1 and 2: sizes of the sets."""
+    table = {"VGG16": "Table 1", "ResNet50": "Table 2"}[name]
+    parts = [frame[frame["table"] == table] for frame in (published, live)]
+    paper = paper_table(gender.PAPER, table)
+    caption = f"{table}. Pictures in the sets, {name}. In the heads: pictures that were attacked."
+    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="target", columns="method", metric="count", digits=0)
+
+
+def defense_table(table: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
+    """Tables 3 (accuracy) and 4 (F1): the VGG16 classifier behind each denoiser."""
+    metric = {"Table 3": "accuracy", "Table 4": "f1"}[table]
+    parts = [frame[frame["table"] == table] for frame in (published, live)]
+    paper = paper_table(gender.PAPER, table)
+    what = "Accuracy" if metric == "accuracy" else "F1 with label 1 as the positive class"
+    caption = f"{table}. {what} of the VGG16 classifier on denoised pictures. In the heads: pictures."
+    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="method", columns="target", metric=metric, digits=1)
+
+
+def transfer_table(name: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
+    """Tables 6 and 10: the classifier on the compared pictures."""
+    table = {"VGG16": "Table 6", "ResNet50": "Table 10"}[name]
+    parts = [frame[frame["table"] == table] for frame in (published, live)]
+    paper = paper_table(gender.PAPER, table)
+    caption = f"{table}. Gender accuracy on the sets of compared pictures, {name}; 100 and 0 by construction but for the last row. In the heads: pictures."
+    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="target", columns="method", metric="accuracy", digits=1)
+
+
+# ---------------------------------------------------------------- verification
+
+ERROR_TABLES = {("VGG16", "fnmr"): "Table 7", ("VGG16", "auc_det"): "Table 8", ("ResNet50", "auc_det"): "Table 13", ("ResNet50", "fnmr"): "Table 14"}
+COUNT_TABLES = {"VGG16": ("Table 5", "Table 9"), "ResNet50": ("Table 11", "Table 12")}
+
+
+def error_table(name: str, metric: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
+    """Tables 7, 8, 13, 14: an error of each setting at each eps."""
+    table = ERROR_TABLES[name, metric]
+    parts = [_errors(frame, "fixed", name, metric, eps=True) for frame in (published, live)]
+    what = "AUC-DET on linear axes" if metric == "auc_det" else "FNMR at FMR 0.1%, threshold of the setting's own impostors"
+    caption = f"{table}. {what}, {name}, FGSM-fixed. In the heads: mated comparisons."
+    paper = paper_table(gender.PAPER, table)
+    return three_columns(paper, *parts, caption=caption, index="target", columns="setting", metric=metric, digits=2, intervals=False)
+
+
+def _errors(frame: pd.DataFrame, table: str, name: str, metric: str, *, eps: bool) -> pd.DataFrame:
+    part = frame[(frame["table"] == table) & (frame["source"] == name) & (frame["metric"] == metric) & frame["far"].isin(("", OWN))]
+    part = part[part["x"].notna()] if eps else part
+    order = {setting: i for i, setting in enumerate(SETTINGS)}
+    return with_setting(part.sort_values(["target", "x"], key=lambda c: c.map(order) if c.name == "target" else c))
+
+
+def random_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
+    """Table 15: FGSM against random signs of the same size."""
+    parts = []
+    for frame in (published, live):
+        both = [_errors(frame, table, "ResNet50", "auc_det", eps=True) for table in ("fixed", "random")]
+        joined = pd.concat(both)
+        parts.append(joined[joined["target"].isin(("AA", "CA"))])
+    caption = "Table 15. AUC-DET of FGSM and of random signs at the same eps, ResNet50. In the heads: mated comparisons."
+    return three_columns(
+        paper_table(gender.PAPER, "Table 15"), *parts, caption=caption, index=("target", "method"), columns="setting", metric="auc_det", digits=2,
+        intervals=False,
+    )  # fmt: skip
+
+
+def counts_table(name: str, kind: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
+    """Tables 5 and 11 (``kind`` "fixed") or 9 and 12 ("variable"): mated and non-mated comparisons."""
+    table = COUNT_TABLES[name][kind == "variable"]
+    paper = paper_table(gender.PAPER, table)
+    paper = paper.assign(what=paper["setting"].str.partition(",")[0], setting=paper["setting"].str.partition(", ")[2])
+    parts = []
+    for frame in (published, live):
+        part = frame[(frame["table"] == kind) & (frame["source"] == name) & (frame["metric"] == "count")]
+        parts.append(with_setting(part).assign(what=part["far"]))
+    columns = "setting" if kind == "fixed" else "method"
+    caption = f"{table}. Comparisons, {name}, {'FGSM-fixed' if kind == 'fixed' else 'variable attacks'}. The heads repeat mated comparisons."
+    return three_columns(paper, *parts, caption=caption, index=("target", "what"), columns=columns, metric="count", digits=0)
+
+
+def frozen_table(rows: pd.DataFrame, name: str, *, caption: str) -> Table:
+    """FNMR at the setting's own threshold, and FNMR and FMR at the threshold frozen on CC."""
+    part = rows[(rows["source"] == name) & rows["table"].isin(("fixed", "variable")) & rows["metric"].isin(("fnmr", "fmr"))]
+    part = part[(part["table"] == "variable") | part["x"].isin((BACKBONES[name].grid[0], BACKBONES[name].ball))]
+    lines = []
+    for (method, x, setting), group in with_setting(part).groupby(["method", "setting", "target"], sort=False):
+        value = group.set_index(["metric", "far"])["value"]
+        lines.append({
+            "attack": f"{method}, {x}" if x != "All" else method, "setting": setting,
+            "FNMR, own threshold (%)": value.get(("fnmr", OWN)), "FNMR, threshold of CC (%)": value.get(("fnmr", FROZEN)),
+            "FMR, threshold of CC (%)": value.get(("fmr", FROZEN)),
+        })  # fmt: skip
+    return plain_table(pd.DataFrame(lines), caption=caption, digits=2)
+
+
+def settings_figure(rows: pd.DataFrame, name: str):
+    """Figures 7 to 10: EER and FNMR in the five settings, a marker an attack, with intervals."""
+    part = rows[(rows["source"] == name) & rows["table"].isin(("fixed", "variable")) & rows["x"].isna()]
+    fig, axes = new_figure(width=8.8, height=3.6, columns=2)
+    for ax, (metric, label) in zip(axes[0], {"eer": "EER (%)", "fnmr": "FNMR at FMR 0.1% (%)"}.items(), strict=True):
+        for style, (method, group) in enumerate(part.groupby("method", sort=False)):
+            chosen = group[(group["metric"] == metric) & group["far"].isin(("", OWN))].set_index("target").reindex(SETTINGS).dropna(subset="value")
+            where = np.array([SETTINGS.index(s) for s in chosen.index]) + 0.16 * (style - 1)
+            error = np.abs(chosen[["ci_low", "ci_high"]].to_numpy().T - chosen["value"].to_numpy())
+            ax.errorbar(where, chosen["value"], error, fmt=MARKERS[style], color=COLORS[style], label=method, capsize=2, ms=5)
+        ax.set_xticks(range(len(SETTINGS)), SETTINGS)
+        ax.set_ylabel(label)
+        ax.set_ylim(bottom=0)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, 0].set_title(name, fontsize=10)
+    return fig
+
+
+def excess_figure(rows: pd.DataFrame, name: str):
+    """What each setting adds to CC over eps: the paper's changing subsets (solid) and one subset for all eps (hollow)."""
+    fig, axes = new_figure(width=8.8, height=3.6, columns=2)
+    for ax, metric in zip(axes[0], ("fnmr", "auc_det"), strict=True):
+        for table, fill in (("fixed", True), ("Audit: subset", False)):
+            part = _errors(rows, table, name, metric, eps=True)
+            wide = part.pivot_table(index="x", columns="target", values="value")
+            for style, setting in enumerate(s for s in ("AA", "CA", "CD", "DD") if s in wide and "CC" in wide):
+                color = COLORS[style]
+                ax.plot(wide.index, wide[setting] - wide["CC"], "-" if fill else "--", color=color, marker=MARKERS[style],
+                        mfc=color if fill else "none", label=setting if fill else None)  # fmt: skip
+        ax.axhline(0, color="#666666", linewidth=0.8)
+        ax.set_xlabel("eps of FGSM-fixed")
+        ax.set_ylabel({"fnmr": "FNMR minus that of CC (points)", "auc_det": "AUC-DET minus that of CC (points)"}[metric])
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, 0].set_title(name, fontsize=10)
+    return fig
+
+
+def effects_table(rows: pd.DataFrame, claim: int, *, caption: str) -> Table:
+    """The differences behind a claim, in points."""
+    lines = []
+    for row in rows[rows["table"] == f"claim {claim}"].to_dict("records"):
+        lines.append({
+            "difference": row["method"], "network": row["source"], "eps": f"{row['x']:.3f}" if row["x"] == row["x"] else None,
+            "error": row["metric"].removesuffix("_difference").upper().replace("_", "-"),
+            "points": f"{row['value']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]",
+        })  # fmt: skip
+    return plain_table(pd.DataFrame(lines), caption=caption)
+
+
+# ---------------------------------------------------------------- audit
+
+
+def audit_table(rows: pd.DataFrame, table: str, *, caption: str, names: dict[str, str] | None = None) -> Table:
+    """One line a variant: gender accuracy, size, and what it adds to the errors of CC."""
+    part, lines = rows[rows["table"] == table], []
+    for (source, method), group in part.groupby(["source", "method"], sort=False):
+        line = {"network": source, "pictures": method} | ({"what": names.get(method, "")} if names else {})
+        value = group.set_index("metric")["value"]
+        line |= {"gender accuracy (%)": value.get("accuracy", np.nan), "RMS (gray levels)": value.get("rmsd", np.nan)}
+        for row in group[group["metric"].isin(("auc_det_difference", "eer_difference"))].to_dict("records"):
+            error = row["metric"].removesuffix("_difference").upper().replace("_", "-")
+            line[f"{error}, {row['target']}"] = f"{row['value']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
+        lines.append(line)
+    return plain_table(pd.DataFrame(lines), caption=caption, digits={"gender accuracy (%)": 1, "RMS (gray levels)": 2})
+
+
+def bits_table(rows: pd.DataFrame) -> Table:
+    """Gender accuracy before and after rounding to 8 bits."""
+    part, lines = rows[rows["table"] == "Audit: 8 bits"], []
+    for source, group in part.groupby("source", sort=False):
+        value = group.set_index("method")["value"]
+        for method in [m for m in value.index if not m.endswith("8 bits")]:
+            lines.append({"network": source, "attack": method, "as floats (%)": value[method], "as 8-bit pictures (%)": value[f"{method}, 8 bits"]})
+    return plain_table(pd.DataFrame(lines), caption="Gender accuracy of attacked pictures before and after rounding.", digits=1)
+
+
+def size_figure(rows: pd.DataFrame, *, setting: str = "AA minus CC"):
+    """AUC-DET that an attack adds against its root-mean-square size: FGSM, random signs, PGD and the controls in one picture."""
+    part = rows[rows["table"].isin(("Audit: curve", "Audit: size", "Audit: controls"))]
+    part = part.drop_duplicates(["source", "method", "metric", "target"])
+    kinds = {
+        "FGSM on gender": r"^FGSM \d", "random signs": r"^RAND-ATK \d+\.", "random signs, 2 x 2": r"^RAND-ATK 2 x 2 \d", "FGSM on glasses": "glasses", "FGSM on untrained": "untrained",
+        "PGD-ATK": "^PGD-ATK$", "PGD, whole ball": "^PGD, whole",
+    }  # fmt: skip
+    sources = [name for name in BACKBONES if name in set(part["source"])]
+    fig, axes = new_figure(width=4.5 * len(sources) + 0.6, height=3.8, columns=len(sources))
+    for ax, source in zip(axes[0], sources, strict=True):
+        own = part[part["source"] == source]
+        size = own[own["metric"] == "rmsd"].set_index("method")["value"]
+        gain = own[(own["metric"] == "auc_det_difference") & (own["target"] == setting)].set_index("method")
+        for style, (label, pattern) in enumerate(kinds.items()):
+            names = [name for name in gain.index if pd.Series([name]).str.contains(pattern, regex=True)[0]]
+            names = sorted(names, key=lambda name: size[name])
+            if names:
+                x, y = size[names].to_numpy(), gain.loc[names, "value"].to_numpy()
+                error = np.abs(gain.loc[names, ["ci_low", "ci_high"]].to_numpy().T - y)
+                ax.errorbar(x, y, error, fmt=("-" if len(names) > 1 else "") + MARKERS[style % len(MARKERS)],
+                            color=COLORS[style % len(COLORS)], label=label, capsize=2, ms=5, linewidth=1)  # fmt: skip
+        ax.axhline(0, color="#666666", linewidth=0.8)
+        ax.set_xlabel("root-mean-square change (gray levels)")
+        ax.set_ylabel(f"AUC-DET, {setting} (points)")
+        ax.set_title(source, fontsize=10)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    return fig
