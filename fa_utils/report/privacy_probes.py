@@ -15,36 +15,33 @@ from fa_utils.data import to_uint8
 from fa_utils.metrics import two_way_bootstrap
 from fa_utils.privacy.elimination import Elimination, fit_ive, fit_multi_ive
 from fa_utils.privacy.information import information_per_image, train_club
-from fa_utils.privacy.probes import PAPER_PROBES, accuracy_difference, cross_validate
-from fa_utils.report.privacy import (
+from fa_utils.privacy.probes import PAPER_PROBES, accuracy_difference
+from fa_utils.report.privacy import ELIMINATIONS, MIXED, REFERENCE, whole_rows
+from fa_utils.report.privacy_cases import (
     DEFAULT,
-    ELIMINATIONS,
     FGSM,
     GRADIENT,
     MASKED,
     MI,
     MI_MLP,
-    MIXED,
     RANDOM,
     READERS,
-    REFERENCE,
     TWINS,
     Case,
     Errors,
     Plan,
     Readings,
     Verified,
-    _parallel,
     attack_of,
     gather,
+    in_parallel,
     job_of,
     mixed_batches,
-    pair_scores,
+    probe_images,
     read_templates,
     run_jobs,
     train_heads,
     verify,
-    whole_rows,
 )
 from fa_utils.report.results import result_row
 
@@ -74,7 +71,7 @@ def mixture_rows(case: Case, plan: Plan, *, shares: Sequence[float] = SHARES, pr
                 keys.append((name, words, share))
                 templates = mixed(case.templates[name, eps], clean, share, seed=plan.seed)
                 arguments.append((templates, case.labels, case.identity, plan.seed))
-    right = dict(zip(keys, _parallel(_right, arguments, plan.workers, progress, "mixtures"), strict=True))
+    right = dict(zip(keys, in_parallel(probe_images, arguments, plan.workers, progress, "mixtures"), strict=True))
     rows = [
         case.readings.row("Fig. 5", "B", values, method=f"{name}, {words}", source=case.name, x=share)
         for (name, words, share), values in right.items()
@@ -89,11 +86,6 @@ def mixture_rows(case: Case, plan: Plan, *, shares: Sequence[float] = SHARES, pr
             values = right[name, STRONG, best] - right[name, STAR, 0.0]
             rows.append(case.readings.row("claim 8", "B", values, method=f"{name}: best mixture at {STRONG} minus {STAR}", x=best, **place))
     return rows
-
-
-def _right(templates, labels, identity, seed: int, probes=PAPER_PROBES, extra=None, grouped: bool = True) -> np.ndarray:
-    """Share of the probes that are right about each row."""
-    return cross_validate(templates, labels, identity, probes=probes, extra=extra, grouped=grouped, seed=seed).per_image()
 
 
 # ---------------------------------------------------------------- Fig. 6: pictures and maps
@@ -184,7 +176,7 @@ def fit_eliminations(cases: Mapping[str, Case], plan: Plan, *, progress: bool = 
         for method in ELIMINATIONS:
             keys.append((other, method))
             arguments.append((method, templates, labels, plan.seed))
-    done = dict(zip(keys, _parallel(_fit_elimination, arguments, plan.workers, progress, "eliminations"), strict=True))
+    done = dict(zip(keys, in_parallel(_fit_elimination, arguments, plan.workers, progress, "eliminations"), strict=True))
     return {name: {method: done[TRAINED_ON[name], method] for method in ELIMINATIONS} for name in names}
 
 
@@ -216,7 +208,7 @@ def eliminated(
             keys.append((method, steps))
             arguments.append((case.benchmark, unit(elimination.transform(case.clean["evaluation"], steps)), plan.seed))
     found: dict[str, dict[int, Verified]] = {method: {} for method in eliminations}
-    for (method, steps), verified in zip(keys, _parallel(verify, arguments, plan.workers, progress, "eliminations"), strict=True):
+    for (method, steps), verified in zip(keys, in_parallel(verify, arguments, plan.workers, progress, "eliminations"), strict=True):
         found[method][steps] = verified
     return found
 
@@ -382,7 +374,7 @@ def adaptive_rows(case: Case, plan: Plan, *, progress: bool = True) -> list[dict
                 if eps or extra is None:
                     keys.append((words, training, eps))
                     arguments.append((templates, case.labels, case.identity, plan.seed, probes, extra))
-    right = dict(zip(keys, _parallel(_right, arguments, plan.workers, progress, "adaptive probes"), strict=True))
+    right = dict(zip(keys, in_parallel(probe_images, arguments, plan.workers, progress, "adaptive probes"), strict=True))
     rows = []
     for (words, training, eps), values in right.items():
         place = {"method": words, "source": case.name, "x": eps, "far": training}
@@ -400,7 +392,7 @@ def reader_rows(case: Case, plan: Plan, *, readers: Sequence[str] = READERS, pro
     (result,) = run_jobs([job], progress=False)
     keys = [(reader, level) for reader in job.judges for level in range(len(levels))]
     arguments = [(result[reader][level], case.labels, case.identity, plan.seed) for reader, level in keys]
-    right = dict(zip(keys, _parallel(_right, arguments, plan.workers, progress, "readers"), strict=True))
+    right = dict(zip(keys, in_parallel(probe_images, arguments, plan.workers, progress, "readers"), strict=True))
     rows = []
     for (reader, level), values in right.items():
         place = {"method": MI, "source": case.name, "x": levels[level], "far": reader}
@@ -425,7 +417,7 @@ def label_rows(case: Case, plan: Plan, *, progress: bool = True) -> list[dict]:
         for words, asked in (("random labels, gender read", case.labels), ("random labels, those labels read", labels)):
             keys.append((words, eps))
             arguments.append((templates, asked, case.identity, plan.seed))
-    right = zip(keys, _parallel(_right, arguments, plan.workers, progress, "label control"), strict=True)
+    right = zip(keys, in_parallel(probe_images, arguments, plan.workers, progress, "label control"), strict=True)
     rows = [
         case.readings.row("Audit: labels", "B", case.readings.values("B", MI, eps), method="true labels, gender read", source=case.name, x=eps)
         for eps in levels
@@ -440,7 +432,7 @@ def variant_rows(case: Case, plan: Plan, *, progress: bool = True) -> list[dict]
     rows, readings = [], case.readings
     levels = (0.0, case.optimum[MI], LARGEST)
     arguments = [(case.templates[MI, eps], case.labels, case.identity, plan.seed, PAPER_PROBES, None, False) for eps in levels]
-    for eps, values in zip(levels, _parallel(_right, arguments, plan.workers, progress, "ungrouped folds"), strict=True):
+    for eps, values in zip(levels, in_parallel(probe_images, arguments, plan.workers, progress, "ungrouped folds"), strict=True):
         rows.append(readings.row("Audit: variants", "B", values, method=f"{MI}, folds not grouped", source=case.name, x=eps))
     own = train_heads(case.templates["clean", 0.0], case.labels, plan, checkpoints=False)
     job = job_of(case.benchmark, case.shown, MI, own, plan, levels)
@@ -460,11 +452,15 @@ def variant_rows(case: Case, plan: Plan, *, progress: bool = True) -> list[dict]
     return rows
 
 
-def one_sided_rows(case: Case, whole_templates: np.ndarray, errors: Errors) -> list[dict]:
-    """EER when only one picture of each pair is attacked by MI-FGSM at eps*, the other clean."""
-    scores = pair_scores(case.benchmark.pairs, whole_templates, case.clean["evaluation"])
-    place = {"table": "Audit: one side", "method": f"{MI}, one picture attacked", "source": case.name, "x": case.optimum[MI]}
-    return [result_row("eer", errors.interval(scores), len(case.benchmark.pairs), **place)]
+def one_sided_rows(case: Case, whole: Mapping[tuple[str, float], Verified], errors: Errors) -> list[dict]:
+    """EER under MI-FGSM (column ``x``: eps) when both pictures of a pair are attacked, and when only one is."""
+    rows = []
+    for (name, eps), verified in whole.items():
+        if name == MI:
+            for words, scores in (("both pictures attacked", verified.scores), ("one picture attacked", verified.one_sided)):
+                place = {"table": "Audit: one side", "method": words, "source": case.name, "x": eps}
+                rows.append(result_row("eer", errors.interval(scores), len(case.benchmark.pairs), **place))
+    return rows
 
 
 def audit_rows(cases: Mapping[str, Case], plan: Plan, *, progress: bool = True) -> list[dict]:

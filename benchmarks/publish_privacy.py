@@ -1,0 +1,120 @@
+"""Chapter 2's published numbers: run the study at size and write data/results/2-mi-privacy-procedural.csv.
+
+    python benchmarks/publish_privacy.py --images 1000 --grid fine --workers 2
+
+A run that was killed goes on where it was: templates and probes are kept in the cache. Nothing is written to
+data/results before all is done. Only numbers are written, never a picture.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+
+from fa_utils.memory import keep_freed_memory
+from fa_utils.paths import RESULTS
+from fa_utils.report import privacy, privacy_probes
+from fa_utils.report.privacy_cases import (
+    ATTACKS,
+    DEFAULT,
+    Errors,
+    Plan,
+    choose_optima,
+    iterated,
+    open_cases,
+    sweep_attacks,
+    whole_attacks,
+)
+from fa_utils.report.results import provenance, results_frame, write_results
+
+
+def main() -> None:
+    keep_freed_memory()
+    options = parse()
+    plan = Plan(
+        people=options.people,
+        images=options.images,
+        iterations=options.iterations,
+        grid_name=options.grid,
+        utility=tuple(options.utility),
+        folds=options.folds,
+        extractor=options.extractor,
+        seed=options.seed,
+        device=options.device,
+        workers=options.workers,
+    )
+    rows = study_rows(plan, options.levels)
+    shared = provenance(
+        faces="procedural",
+        networks="zoo",
+        profile=options.profile,
+        seeds=plan.seed,
+        eps=DEFAULT[-1],
+        steps=1,
+        device=options.device,
+        command=shlex.join(["python", "benchmarks/publish_privacy.py", *sys.argv[1:]]),
+    )
+    for claim in privacy.make_claims(None, results_frame(rows, chapter=privacy.CHAPTER, **shared)):
+        print(claim.number, claim.live and (claim.live.verdict, claim.live.detail), flush=True)
+    print(write_results(rows, options.out or RESULTS / "2-mi-privacy-procedural.csv", chapter=privacy.CHAPTER, **shared))
+
+
+def study_rows(plan: Plan, levels: int) -> list[dict]:
+    """All tables, claims and audits."""
+    started = time.monotonic()
+
+    def report(words: str) -> None:
+        print(f"{time.monotonic() - started:7.0f} s  {words}", flush=True)
+
+    cases = open_cases(plan, progress=False)
+    report("estimators and classifiers")
+    choose_optima(cases, plan, progress=False)
+    report("eps*: " + "; ".join(f"{name} {case.optimum}" for name, case in cases.items()))
+    sweep_attacks(cases, plan, ATTACKS, plan.epsilons, progress=False)
+    report("Figures 3 and 4")
+    trained = [iterated(steps) for steps in plan.checkpoints]
+    sweep_attacks(cases, plan, trained, plan.few, progress=False)
+    report("Figure 2")
+    rows = []
+    for case in cases.values():
+        rows += privacy.curve_rows(case, "Fig. 2", trained, plan.few)
+        rows += privacy.curve_rows(case, "Fig. 3", ATTACKS, DEFAULT) + privacy.curve_rows(case, "Fig. 4", ATTACKS, plan.grid)
+        rows += privacy.optimum_rows(case) + privacy.setting_effects(case, plan) + privacy.training_effects(case, plan, plan.few)
+        rows += privacy_probes.mixture_rows(case, plan, progress=False) + privacy_probes.information_rows(case, plan)
+    report("Figure 5, information")
+    whole = whole_attacks(cases, plan, progress=False)
+    report("attacks on all pictures")
+    eliminations = privacy_probes.fit_eliminations(cases, plan, progress=False)
+    report("IVE and Multi-IVE fitted")
+    for name, case in cases.items():
+        errors = Errors(case.benchmark)
+        found = privacy_probes.eliminated(case, eliminations[name], plan, levels=levels, progress=False)
+        rows += privacy.utility_rows(case, whole[name], errors) + privacy_probes.elimination_rows(case, found, errors)
+        rows += privacy_probes.table_rows(case, whole[name], found, errors) + privacy.utility_effects(case, whole[name], errors)
+        rows += privacy_probes.one_sided_rows(case, whole[name], errors)
+        report(f"Table 2, {name}")
+    rows += privacy_probes.audit_rows(cases, plan, progress=False)
+    report("audit")
+    return rows
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=None, help="of each benchmark; all by default")
+    parser.add_argument("--images", type=int, default=1500, help="of the balanced sets, at most")
+    parser.add_argument("--iterations", type=int, default=15000, help="of the estimator")
+    parser.add_argument("--grid", default="fine", help="steps of the sensitive range: quick, coarse, fine or full")
+    parser.add_argument("--utility", type=float, nargs="+", default=[0.0012, 0.003, 0.006, 0.03, 0.3], help="eps for all pictures")
+    parser.add_argument("--levels", type=int, default=10, help="numbers of elimination steps that are tried")
+    parser.add_argument("--folds", type=int, default=10, help="of the verification protocol")
+    parser.add_argument("--extractor", default=Plan().extractor)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", default="published", help="name of this size in the results")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", default=None, help="another file for the results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,378 @@
+"""The tables and figures of chapter 2, from rows of `fa_utils.report.privacy` and `fa_utils.report.privacy_probes`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from fa_utils.report import privacy
+from fa_utils.report.figures import COLORS, LINES, MARKERS, image_strip, line_with_band, new_figure
+from fa_utils.report.privacy import ELIMINATIONS, REFERENCE
+from fa_utils.report.privacy_cases import (
+    ATTACKS,
+    BENCHMARKS,
+    DEFAULT,
+    GRADIENT,
+    MI,
+    MI_MLP,
+    SETTINGS,
+    Case,
+    Errors,
+    Plan,
+)
+from fa_utils.report.privacy_probes import STAR, STRONG
+from fa_utils.report.results import paper_table, results_frame
+from fa_utils.report.tables import Table, plain_table, three_columns
+
+PROFILES = {
+    "smoke": {
+        "people": 40, "images": 60, "iterations": 150, "grid": "quick", "utility": (0.3,), "folds": 4, "levels": 2,
+        "device": "cpu", "workers": 1,
+    },
+    "laptop": {
+        "people": 200, "images": 300, "iterations": 1500, "grid": "coarse", "utility": (0.0018, 0.006, 0.03, 0.3), "folds": 10,
+        "levels": 6, "device": "cpu", "workers": 2,
+    },
+    "gpu": {
+        "people": None, "images": 2000, "iterations": 15000, "grid": "fine", "utility": (0.0012, 0.003, 0.006, 0.015, 0.03, 0.1, 0.3),
+        "folds": 10, "levels": 10, "device": "cuda", "workers": 8,
+    },
+    "paper": {
+        "people": None, "images": 5000, "iterations": 15000, "grid": "full", "utility": (0.0012, 0.003, 0.006, 0.015, 0.03, 0.1, 0.3),
+        "folds": 10, "levels": 20, "device": "cuda", "workers": 8,
+    },
+}  # fmt: skip
+
+
+def live_frame(rows: list[dict], shared: dict) -> pd.DataFrame:
+    """The run's rows so far, validated."""
+    return results_frame(rows, chapter=privacy.CHAPTER, **shared)
+
+
+def runs_with(table: str, **frames: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(run, its rows of a table) for every run that has some."""
+    for name, frame in frames.items():
+        part = frame[frame["table"] == table]
+        if len(part):
+            yield name, part
+
+
+def images_of(part: pd.DataFrame) -> str:
+    """How many pictures are behind the rows, in words."""
+    low, high = int(part["n_pairs"].min()), int(part["n_pairs"].max())
+    return f"{low} pictures" if low == high else f"{low} to {high} pictures"
+
+
+# ---------------------------------------------------------------- tables
+
+
+def benchmarks_table(cases: Mapping[str, Case], errors: Mapping[str, Errors], plan: Plan) -> Table:
+    """People, pictures and pairs of each benchmark."""
+    lines = []
+    for name, case in cases.items():
+        benchmark = case.benchmark
+        source = BENCHMARKS[name]
+        lines.append(
+            {
+                "benchmark": name,
+                "our domain": source.domain,
+                "people": len(np.unique(benchmark.faces.identity)),
+                "development": len(benchmark.development),
+                "evaluation": len(benchmark.evaluation),
+                "balanced": len(benchmark.shown),
+                "pairs": len(benchmark.pairs),
+                "age gap": f"{source.gap:g} years" if source.gap else None,
+                "label 1 (%)": 100 * benchmark.labels(benchmark.evaluation).mean(),
+                "clean EER (%)": 100 * errors[name].rate(errors[name].clean(case.clean["evaluation"])),
+            }
+        )
+    caption = f"The benchmarks, in pictures; templates of {plan.extractor}. Label shares and pairs: evaluation half."
+    return plain_table(pd.DataFrame(lines), caption=caption, digits={"label 1 (%)": 1, "clean EER (%)": 2})
+
+
+def _cell(row: Mapping, digits: int, interval: bool, *, signed: bool = False) -> str:
+    style = f"{{:{'+' if signed else ''}.{digits}f}}"
+    text = style.format(row["value"])
+    if interval and np.isfinite(row["ci_low"]):
+        text += f" [{style.format(row['ci_low'])}, {style.format(row['ci_high'])}]"
+    return text
+
+
+def grid_table(
+    part: pd.DataFrame,
+    *,
+    rows: Sequence[str],
+    column: str,
+    caption: str,
+    metric: str = "accuracy",
+    digits: int = 1,
+    interval: bool = True,
+    heads: Mapping[str, str] | None = None,
+    name_of=None,
+) -> Table:
+    """Rows of results as a table: ``rows`` name its lines, the values of ``column`` its columns.
+
+    Parameters
+    ----------
+    heads : dict, optional
+        Headings of the ``rows``.
+    name_of : callable, optional
+        Heading of a value of ``column``.
+    """
+    part = part[part["metric"] == metric]
+    signed = metric.endswith("difference")
+    lines: dict[tuple, dict] = {}
+    for row in part.to_dict("records"):
+        key = tuple(_shown(row[name]) for name in rows)
+        line = lines.setdefault(key, {(heads or {}).get(name, name): value for name, value in zip(rows, key, strict=True)})
+        head = (name_of or _shown)(row[column])
+        line[head] = _cell(row, digits, interval, signed=signed)
+    return plain_table(pd.DataFrame(list(lines.values())), caption=caption, digits=digits)
+
+
+def _shown(value):
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:g}"
+    return value
+
+
+def eps_name(value: float) -> str:
+    """How a column of an eps is headed."""
+    return "clean" if value == 0 else f"eps {value:g}"
+
+
+def clean_table(cases: Mapping[str, Case], live: pd.DataFrame) -> Table:
+    """Accuracies on clean templates in both settings, and what the second would read off without training: the start of all curves."""
+    lines = []
+    for name, case in cases.items():
+        line = {"benchmark": name}
+        for setting in SETTINGS:
+            part = live[(live["table"] == "Fig. 3") & (live["source"] == name) & (live["target"] == f"setting {setting}")]
+            row = part[(part["method"] == MI) & (part["x"] == 0)].to_dict("records")[0]
+            line[f"setting {setting} (%)"] = _cell(row, 1, True)
+        line["templates"] = len(case.labels)
+        lines.append(line)
+    return plain_table(pd.DataFrame(lines), caption="Gender read from clean templates, balanced set of the evaluation half.", digits=0)
+
+
+def optimum_table(**frames: pd.DataFrame) -> Table:
+    """eps* of every attack on every benchmark and the accuracies in setting B there."""
+    lines = []
+    for run, part in runs_with("Optimum", **frames):
+        for (source, method), group in part.groupby(["source", "method"], sort=False):
+            value = {row["far"]: row for row in group.to_dict("records")}
+            line = {"run": run, "benchmark": source, "attack": method, "eps*": f"{group['x'].iloc[0]:.4f}"}
+            line["gray levels"] = 255 * group["x"].iloc[0]
+            line |= {f"B, {half} half (%)": _cell(value[half], 1, True) for half in ("development", "evaluation")}
+            lines.append(line)
+    return plain_table(pd.DataFrame(lines), caption="The eps of lowest accuracy in setting B, chosen on the development half.", digits=2)
+
+
+def table_two(metric: str, published: pd.DataFrame, live: pd.DataFrame, *, table: str = "Table 2") -> Table:
+    """Table 2, one of its two numbers: methods by benchmark, paper, published and live."""
+    what = {"balanced_accuracy": "balanced accuracy of the probes, all pictures", "eer": "equal error rate"}[metric]
+    parts = [frame[frame["table"] == table].drop(columns="n_pairs") for frame in (published, live)]
+    return three_columns(
+        paper_table(privacy.PAPER, "Table 2"), *parts, index="method", columns="source", metric=metric,
+        digits=2 if metric == "eer" else 1, caption=f"Table 2: {what}.",
+    )  # fmt: skip
+
+
+def strength_table(part: pd.DataFrame, *, caption: str) -> Table:
+    """Both numbers and the strength (eps, or steps of elimination) of every method."""
+    lines = []
+    for (source, method), group in part[~part["metric"].str.endswith("difference")].groupby(["source", "method"], sort=False):
+        value = {row["metric"]: row for row in group.to_dict("records")}
+        at = group["x"].iloc[0]
+        unit = "steps" if method in ELIMINATIONS else "eps"
+        line = {"benchmark": source, "method": method, "at": "" if np.isnan(at) else f"{at:g} {unit}" if unit == "steps" else f"{unit} {at:g}"}
+        line["gender (%)"] = _cell(value["balanced_accuracy"], 1, True)
+        line["EER (%)"] = _cell(value["eer"], 2, True)
+        lines.append(line)
+    return plain_table(pd.DataFrame(lines), caption=caption)
+
+
+def differences_table(rows: pd.DataFrame, claim: str, *, caption: str) -> Table:
+    """The differences behind a claim, with their intervals."""
+    lines = []
+    for row in rows[rows["table"] == claim].to_dict("records"):
+        digits = 2 if row["metric"] == "eer_difference" else 1
+        lines.append(
+            {
+                "benchmark": row["source"],
+                "setting": row["target"].removeprefix("setting ") or None,
+                "difference": row["method"] + (f", {row['far']}" if row["far"] else ""),
+                "eps": None if np.isnan(row["x"]) else f"{row['x']:g}",
+                f"{row['metric'].removesuffix('_difference').replace('_', ' ').replace('eer', 'EER')} (points)": _cell(row, digits, True, signed=True),
+            }
+        )
+    frame = pd.DataFrame(lines)
+    return plain_table(frame.dropna(axis=1, how="all"), caption=caption)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def curves_figure(part: pd.DataFrame, *, log: bool = False):
+    """Accuracy against eps: settings A and B above one another, a panel a benchmark, a line an attack."""
+    names = [name for name in BENCHMARKS if name in set(part["source"])]
+    fig, axes = new_figure(width=3.4 * len(names), height=5.6, rows=2, columns=len(names))
+    for i, setting in enumerate(SETTINGS):
+        for j, source in enumerate(names):
+            ax = axes[i, j]
+            cell = part[(part["source"] == source) & (part["target"] == f"setting {setting}")]
+            for style, method in enumerate(dict.fromkeys(cell["method"])):
+                curve = cell[cell["method"] == method].sort_values("x")
+                line_with_band(ax, *(curve[key] for key in ("x", "value", "ci_low", "ci_high")), label=method, style=style)
+            clean = cell.loc[cell["x"] == 0, "value"].iloc[0]
+            ax.axhline(clean, color="#666666", linewidth=1, linestyle=":")
+            ax.axhline(50, color="#666666", linewidth=1, linestyle="--")
+            ax.set_ylim(-3 if setting == "A" else 45, 103)
+            if log:
+                ax.set_xscale("symlog", linthresh=0.002)
+            ax.set_title(f"{source}, setting {setting}", fontsize=10)
+            ax.set_xlabel("eps" if i else "")
+            ax.set_ylabel("accuracy (%)" if j == 0 else "")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    return fig
+
+
+def mixture_figure(part: pd.DataFrame):
+    """Fig. 5: setting B against the share of clean templates, a panel a benchmark."""
+    names = [name for name in BENCHMARKS if name in set(part["source"])]
+    fig, axes = new_figure(width=3.4 * len(names), height=3.4, columns=len(names))
+    for ax, source in zip(axes[0], names, strict=True):
+        for color, name in enumerate((MI, MI_MLP)):
+            for line, words in enumerate((STAR, STRONG)):
+                curve = part[(part["source"] == source) & (part["method"] == f"{name}, {words}")].sort_values("x")
+                look = {"color": COLORS[color], "marker": MARKERS[color], "ms": 4, "label": f"{name}, {words}"}
+                ax.plot(curve["x"], curve["value"], LINES[line], **look)
+        ax.axhline(50, color="#666666", linewidth=1, linestyle="--")
+        ax.set_ylim(45, 102)
+        ax.set_title(source, fontsize=10)
+        ax.set_xlabel("clean templates (%)")
+    axes[0, 0].set_ylabel("accuracy, setting B (%)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return fig
+
+
+def rounding_figure(part: pd.DataFrame):
+    """Setting B with and without rounding to 8 bits, a panel a benchmark; ticks at whole gray levels."""
+    part = part[part["target"] == "setting B"]
+    names = [name for name in BENCHMARKS if name in set(part["source"])]
+    fig, axes = new_figure(width=3.4 * len(names), height=3.2, columns=len(names))
+    for ax, source in zip(axes[0], names, strict=True):
+        for style, method in enumerate(dict.fromkeys(part["method"])):
+            curve = part[(part["source"] == source) & (part["method"] == method)].sort_values("x")
+            line_with_band(ax, 255 * curve["x"], curve["value"], curve["ci_low"], curve["ci_high"], label=method, style=style)
+        ax.axvspan(0, 0.5, color="#999999", alpha=0.25, linewidth=0)
+        ax.set_title(source, fontsize=10)
+        ax.set_xlabel("eps (gray levels); shaded: rounded away")
+    axes[0, 0].set_ylabel("accuracy, setting B (%)")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    return fig
+
+
+def frontier(points: pd.DataFrame) -> pd.DataFrame:
+    """The points that no other one beats in both numbers (``gender`` and ``eer``, less is better), by EER."""
+    kept, lowest = [], np.inf
+    for index, row in points.sort_values(["eer", "gender"]).iterrows():
+        if row["gender"] < lowest:
+            kept.append(index)
+            lowest = row["gender"]
+    return points.loc[kept]
+
+
+def utility_points(part: pd.DataFrame) -> pd.DataFrame:
+    """One line a method and strength: columns source, method, x, ``gender`` (%) and ``eer`` (%)."""
+    part = part[part["metric"].isin(("balanced_accuracy", "eer"))].assign(x=part["x"].fillna(0.0))
+    wide = part.pivot_table(index=["source", "method", "x"], columns="metric", values="value").reset_index()
+    return wide.rename(columns={"balanced_accuracy": "gender"})
+
+
+def utility_figure(part: pd.DataFrame):
+    """Privacy against utility: balanced accuracy of the probes against EER, every method at every strength, and the frontier."""
+    points = utility_points(part)
+    names = [name for name in BENCHMARKS if name in set(points["source"])]
+    fig, axes = new_figure(width=3.6 * len(names), height=4.2, columns=len(names))
+    styles = {name: style for style, name in enumerate((*ATTACKS, *ELIMINATIONS))}
+    for ax, source in zip(axes[0], names, strict=True):
+        mine = points[points["source"] == source]
+        best = frontier(mine)
+        ax.step(best["eer"], best["gender"], where="post", color="#000000", linewidth=6, alpha=0.12, label="frontier")
+        for method, style in styles.items():
+            curve = mine[mine["method"] == method].sort_values("x")
+            look = {"color": COLORS[style % len(COLORS)], "marker": MARKERS[style % len(MARKERS)], "ms": 5, "lw": 1.2}
+            if len(curve):
+                ax.plot(curve["eer"], curve["gender"], LINES[style % len(LINES)], label=method, **look)
+        start = mine[mine["method"] == REFERENCE]
+        ax.plot(start["eer"], start["gender"], "*", color="#000000", ms=14, label="no protection", zorder=5)
+        ax.axhline(50, color="#666666", linewidth=1, linestyle="--")
+        ax.set_xscale("symlog", linthresh=1.0)
+        ax.set_ylim(45, 102)
+        ax.set_xticks([0, 0.5, 1, 2, 5, 10, 20, 50], ["0", "0.5", "1", "2", "5", "10", "20", "50"])
+        ax.set_xlim(left=0)
+        ax.set_title(source, fontsize=10)
+        ax.set_xlabel("EER (%): less is more useful")
+    axes[0, 0].set_ylabel("gender read (%): 50 is private")
+    axes[0, 0].annotate("better", (0.06, 0.06), (0.22, 0.16), xycoords="axes fraction", arrowprops={"arrowstyle": "->", "color": "#444444"}, fontsize=9)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return fig
+
+
+def maps_figure(maps: Mapping[float, tuple[np.ndarray, np.ndarray]]):
+    """t-SNE of the templates at several eps, colored by label."""
+    fig, axes = new_figure(width=3.2 * len(maps), height=3.3, columns=len(maps))
+    for ax, (eps, (where, labels)) in zip(axes[0], maps.items(), strict=True):
+        for label, word in enumerate(("0, feminine", "1")):
+            chosen = labels == label
+            ax.plot(*where[chosen].T, MARKERS[label], color=COLORS[label], ms=3, alpha=0.7, label=f"label {word}", linewidth=0)
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.set_title(eps_name(eps), fontsize=10)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return fig
+
+
+def strip_figure(pictures: Mapping[float, np.ndarray], probabilities: Mapping[float, np.ndarray]):
+    """Pictures at several eps, below each P(feminine)."""
+    rows = {eps_name(eps): images for eps, images in pictures.items()}
+    captions = [[f"P(feminine) {value:.2f}" for value in probabilities[eps]] for eps in pictures]
+    return image_strip(rows, captions=captions, size=1.4)
+
+
+# ---------------------------------------------------------------- sentences that a run writes
+
+
+def summary(frame: pd.DataFrame) -> list[str]:
+    """What a run found, in sentences whose numbers and words follow from its rows; for the end of the chapter."""
+    found = []
+    signs = frame[(frame["table"] == "Audit: equality") & (frame["method"] == "signs that agree, CLUB head")]
+    if len(signs):
+        found.append(f"MI-FGSM and cross-entropy FGSM on the same head agree in {signs['value'].min():.3f}% of the signs or more.")
+    part = frame[(frame["table"] == "Optimum") & (frame["method"] == MI) & (frame["far"] == "evaluation")]
+    clean = frame[(frame["table"] == "Fig. 3") & (frame["target"] == "setting B") & (frame["x"] == 0) & (frame["method"] == MI)]
+    for row in part.to_dict("records"):
+        before = clean.loc[clean["source"] == row["source"], "value"].iloc[0]
+        level = "less than half a gray level, gone when the picture is saved" if 255 * row["x"] < 0.5 else f"{255 * row['x']:.2f} gray levels"
+        found.append(f"{row['source']}: at eps* = {row['x']:g} ({level}) new probes read gender in {row['value']:.1f}% of the pictures, {before:.1f}% before.")
+    found += _largest_sentence(frame, clean)
+    return found
+
+
+def _largest_sentence(frame: pd.DataFrame, clean: pd.DataFrame) -> list[str]:
+    part = frame[(frame["table"] == "Fig. 3") & (frame["target"] == "setting B") & (frame["x"] == DEFAULT[0]) & frame["method"].isin(GRADIENT)]
+    if part.empty:
+        return []
+    start = clean.set_index("source")["value"]
+    above = (part["value"] > part["source"].map(start)).sum()
+    low, high = part["value"].min(), part["value"].max()
+    return [
+        f"At eps = {DEFAULT[0]:g} new probes read gender in {low:.1f} to {high:.1f}% of the pictures; "
+        f"in {above} of {len(part)} cells that is more than before the attack."
+    ]
+
