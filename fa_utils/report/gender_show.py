@@ -91,8 +91,8 @@ def sets_table(name: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
     table = {"VGG16": "Table 1", "ResNet50": "Table 2"}[name]
     parts = [frame[frame["table"] == table] for frame in (published, live)]
     paper = paper_table(gender.PAPER, table)
-    caption = f"{table}. Pictures in the sets, {name}. In the heads: pictures that were attacked."
-    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="target", columns="method", metric="count", digits=0)
+    caption = f"{table}. Pictures in the sets, {name}. The heads count attacked pictures."
+    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="target", columns="method", metric="count", digits=0, counted="picture")
 
 
 def defense_table(table: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
@@ -101,8 +101,8 @@ def defense_table(table: str, published: pd.DataFrame, live: pd.DataFrame) -> Ta
     parts = [frame[frame["table"] == table] for frame in (published, live)]
     paper = paper_table(gender.PAPER, table)
     what = "Accuracy" if metric == "accuracy" else "F1 with label 1 as the positive class"
-    caption = f"{table}. {what} of the VGG16 classifier on denoised pictures. In the heads: pictures."
-    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="method", columns="target", metric=metric, digits=1)
+    caption = f"{table}. {what} of the VGG16 classifier on denoised pictures."
+    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="method", columns="target", metric=metric, digits=1, counted="picture")
 
 
 def transfer_table(name: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
@@ -110,8 +110,8 @@ def transfer_table(name: str, published: pd.DataFrame, live: pd.DataFrame) -> Ta
     table = {"VGG16": "Table 6", "ResNet50": "Table 10"}[name]
     parts = [frame[frame["table"] == table] for frame in (published, live)]
     paper = paper_table(gender.PAPER, table)
-    caption = f"{table}. Gender accuracy on the sets of compared pictures, {name}; 100 and 0 by construction but for the last row. In the heads: pictures."
-    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="target", columns="method", metric="accuracy", digits=1)
+    caption = f"{table}. Gender accuracy on the sets of compared pictures, {name}; 100 and 0 by construction but for the last row."
+    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="target", columns="method", metric="accuracy", digits=1, counted="picture")
 
 
 # ---------------------------------------------------------------- verification
@@ -125,9 +125,9 @@ def error_table(name: str, metric: str, published: pd.DataFrame, live: pd.DataFr
     table = ERROR_TABLES[name, metric]
     parts = [_errors(frame, "fixed", name, metric, eps=True) for frame in (published, live)]
     what = "AUC-DET on linear axes" if metric == "auc_det" else "FNMR at FMR 0.1%, threshold of the setting's own impostors"
-    caption = f"{table}. {what}, {name}, FGSM-fixed. In the heads: mated comparisons."
+    caption = f"{table}. {what}, {name}, FGSM-fixed."
     paper = paper_table(gender.PAPER, table)
-    return three_columns(paper, *parts, caption=caption, index="target", columns="setting", metric=metric, digits=2, intervals=False)
+    return three_columns(paper, *parts, caption=caption, index="target", columns="setting", metric=metric, digits=2, intervals=False, counted="mated comparison")
 
 
 def _errors(frame: pd.DataFrame, table: str, name: str, metric: str, *, eps: bool) -> pd.DataFrame:
@@ -144,10 +144,10 @@ def random_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
         both = [_errors(frame, table, "ResNet50", "auc_det", eps=True) for table in ("fixed", "random")]
         joined = pd.concat(both)
         parts.append(joined[joined["target"].isin(("AA", "CA"))])
-    caption = "Table 15. AUC-DET of FGSM and of random signs at the same eps, ResNet50. In the heads: mated comparisons."
+    caption = "Table 15. AUC-DET of FGSM and of random signs at the same eps, ResNet50."
     return three_columns(
         paper_table(gender.PAPER, "Table 15"), *parts, caption=caption, index=("target", "method"), columns="setting", metric="auc_det", digits=2,
-        intervals=False,
+        intervals=False, counted="mated comparison",
     )  # fmt: skip
 
 
@@ -161,8 +161,8 @@ def counts_table(name: str, kind: str, published: pd.DataFrame, live: pd.DataFra
         part = frame[(frame["table"] == kind) & (frame["source"] == name) & (frame["metric"] == "count")]
         parts.append(with_setting(part).assign(what=part["far"]))
     columns = "setting" if kind == "fixed" else "method"
-    caption = f"{table}. Comparisons, {name}, {'FGSM-fixed' if kind == 'fixed' else 'variable attacks'}. The heads repeat mated comparisons."
-    return three_columns(paper, *parts, caption=caption, index=("target", "what"), columns=columns, metric="count", digits=0)
+    caption = f"{table}. Comparisons, {name}, {'FGSM-fixed' if kind == 'fixed' else 'variable attacks'}."
+    return three_columns(paper, *parts, caption=caption, index=("target", "what"), columns=columns, metric="count", digits=0, counted="mated comparison")
 
 
 def frozen_table(rows: pd.DataFrame, name: str, *, caption: str) -> Table:

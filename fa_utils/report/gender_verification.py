@@ -122,7 +122,7 @@ def gap(one: Scored, setting: str, other: Scored, other_setting: str, metric: st
 
 
 def _interval(value: float, draws: np.ndarray | None) -> Interval:
-    if draws is None:
+    if draws is None or not np.isfinite(draws).any():
         return Interval(value, np.nan, np.nan)
     low, high = np.nanquantile(draws, [0.025, 0.975])
     return Interval(float(value), float(min(low, value)), float(max(high, value)))
@@ -144,23 +144,19 @@ def score_settings(
     """
     compared = {name: compare_all(a, identity, b, None if b is None else identity) for name, (a, b) in pairs.items()}
     values = {name: errors_of(c) for name, c in compared.items()}
-    limit = compared["CC"].threshold(FMR) if "CC" in compared and _resolves(compared["CC"]) else None
-    frozen = {name: (c.fnmr_at(limit), c.fmr_at(limit)) for name, c in compared.items()} if limit is not None else {}
+    limit = compared["CC"].threshold(FMR) if "CC" in compared and compared["CC"].resolves(FMR) else None
+    frozen = {name: c.errors_at(limit) for name, c in compared.items()} if limit is not None else {}
     draws = {}
     if n_resamples:
         for name, (a, b) in pairs.items():
             draws[name] = replicates(a, identity, b, people=people, n_resamples=n_resamples, seed=seed, fmr=FMR, metrics=ERRORS)
-    return Scored(values, draws, frozen, {n: c.n_mated for n, c in compared.items()}, {n: c.n_impostor for n, c in compared.items()})
-
-
-def _resolves(comparison: Comparison) -> bool:
-    return FMR * comparison.n_impostor >= 1
+    return Scored(values, draws, frozen, {n: c.mated for n, c in compared.items()}, {n: c.impostors for n, c in compared.items()})
 
 
 def errors_of(comparison: Comparison) -> dict[str, float]:
     """EER, FNMR at FMR 0.1% (nan where the impostors cannot resolve it) and AUC-DET, in [0, 1]."""
-    fnmr = comparison.fnmr_at_fmr(FMR) if _resolves(comparison) else float("nan")
-    return {"eer": comparison.eer(), "fnmr": fnmr, "auc_det": comparison.auc_det()}
+    fnmr = comparison.fnmr_at(FMR) if comparison.resolves(FMR) else float("nan")
+    return {"eer": comparison.eer, "fnmr": fnmr, "auc_det": comparison.auc_det}
 
 
 def error_rows(scored: Scored, table: str, **place) -> list[dict]:
@@ -290,6 +286,8 @@ def effects(found: Verification) -> list[dict]:
     name, rows = found.backbone.name, []
 
     def add(claim: int, metric: str, method: str, effect, scored: Scored, setting: str, **place) -> None:
+        if not np.isfinite(effect[1]).any():  # too few impostors for this error
+            return
         rows.append(effect_row(f"claim {claim}", metric, effect, scored.mated[setting], method=method, source=name, **place))
 
     for eps, scored in found.fixed.items():

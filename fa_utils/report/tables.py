@@ -69,6 +69,7 @@ def three_columns(
     digits: int = 1,
     intervals: bool = True,
     labels: dict | None = None,
+    counted: str = "pair",
 ) -> Table:
     """One table with up to three numbers a cell: what the paper prints, the published run, and this run.
 
@@ -80,7 +81,8 @@ def three_columns(
     each row, those before it head a group of rows. columns : column whose values become the columns of the
     table. metric : the number to show. beside : second metric under the first, such as ``"similarity"``.
     digits : decimals of ``metric``; a cosine always has three. intervals : show confidence intervals of
-    published and live numbers. labels : names to show instead of those in the data.
+    published and live numbers. labels : names to show instead of those in the data. counted : what ``n_pairs`` counts,
+    in the singular.
 
     Returns
     -------
@@ -109,7 +111,7 @@ def three_columns(
     heads = _heads(parts.values(), columns, rows, metric, beside)
     if not rows:
         raise ValueError(f"no row of metric {metric!r} in paper, published or live")
-    titles = {name: _title(name, frame) for name, frame in parts.items()}
+    titles = {name: _title(name, frame, counted) for name, frame in parts.items()}
     notes = _notes(parts["paper"], metric)
 
     def show(name):
@@ -214,14 +216,14 @@ def _cells(frame, name, index, columns, metric, beside, digits, intervals) -> di
     return cells
 
 
-def _title(name, frame) -> str:
+def _title(name, frame, counted) -> str:
     """Column head with its pair count, so that a small run is never taken for the paper's scale."""
     counts = frame["n_pairs"].dropna() if "n_pairs" in frame else frame["value"].iloc[:0]
     if counts.empty:
         return name
     low, high = int(counts.min()), int(counts.max())
     pairs = f"{low}" if low == high else f"{low} to {high}"
-    return f"{name}, {pairs} pair{'' if high == 1 else 's'}"
+    return f"{name}, {pairs} {counted}{'' if high == 1 else 's'}"
 
 
 def _notes(paper, metric) -> list[str]:
