@@ -613,7 +613,7 @@ STATEMENTS = {
     6: (f"Convolution, normalization and activation outputs serve alike, within {SIMILAR:g} points", "Table IX"),
     7: ("The hit rate grows with the steps, with and without BPFA, and so does the gap", "Fig. 4"),
     8: ("At the same picture the perturbed network's loss is above the plain one's, and grows with eta", "Fig. 5"),
-    9: ("BPFA raises the dodging rate, on plain and on robust targets of both benchmarks", "Tables VII and VIII"),
+    9: ("BPFA raises the dodging rate, on plain and on robust targets", "Tables VII and VIII"),
     10: ("BPFA needs less than one percent more memory", "Table X"),
 }
 PLAIN_TABLES, ROBUST_TABLES = ("Table I", "Table II", "Table III", "Table IV"), ("Table V", "Table VI")

@@ -303,7 +303,7 @@ def curve_figure(rows: pd.DataFrame):
 # ---------------------------------------------------------------- calibration and dodging
 
 
-def eta_table(rows: pd.DataFrame, spreads: dict[str, float]) -> Table:
+def eta_table(rows: pd.DataFrame, spreads: dict[str, float], *, run: str) -> Table:
     """The calibrated eta of each network, what it gains on its calibration pairs, and how it compares with the maps."""
     names, lines = paper_names(), []
     gains = rows[(rows["table"] == "Fig. 3, gain") & (rows["method"] == bpfa.CALIBRATED + PLUS)]
@@ -317,7 +317,7 @@ def eta_table(rows: pd.DataFrame, spreads: dict[str, float]) -> Table:
             line |= {"spread of the median map": f"{spreads[source]:.3f}", "eta in spreads": f"{eta / spreads[source]:.2g}"}
         lines.append(line)
     count = int(gains["n_pairs"].max())
-    return plain_table(pd.DataFrame(lines), caption=f"Calibrated on {count} pairs by {bpfa.CALIBRATED}; the gain is over eta = 0 there.")
+    return plain_table(pd.DataFrame(lines), caption=f"Calibrated by {bpfa.CALIBRATED}, {run}; the gain is over eta = 0 on the same {count} pairs.")
 
 
 def dodging_summary(published: pd.DataFrame, live: pd.DataFrame) -> Table:
