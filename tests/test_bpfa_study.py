@@ -10,7 +10,7 @@ from attack_networks import pictures, residual_encoder
 
 from fa_utils.attacks import BeneficialPerturbation
 from fa_utils.attacks.transfer import Study
-from fa_utils.report import bpfa, bpfa_probes
+from fa_utils.report import bpfa, bpfa_probes, bpfa_show
 from fa_utils.report.bpfa import METHODS, PLUS, Budget, make_cast
 from fa_utils.report.claims import FAILS, HOLDS, UNDECIDED
 from fa_utils.report.results import results_frame
@@ -254,3 +254,38 @@ def test_feature_maps_show_a_two_valued_perturbation(budget):
     assert {value.dtype for value in maps.values()} == {np.dtype(np.uint8)}
     assert all(len(np.unique(one)) <= 3 for one in maps["perturbation"])  # rounding may leave a zero
     assert not any(len(module._forward_hooks) for module in encoder.modules())
+
+
+def test_the_spread_is_that_of_the_outputs():
+    encoder, images = residual_encoder(), pictures(3, 1)
+    before = bpfa_probes.median_spread(encoder, images)
+    with torch.no_grad():
+        for _, layer in encoder.convolutions(squeeze_excite=True):
+            layer.weight.zero_()
+            layer.bias is None or layer.bias.zero_()
+    assert before > 0 and bpfa_probes.median_spread(encoder, images) == 0
+    assert not any(len(module._forward_hooks) for module in encoder.modules())
+
+
+# ---------------------------------------------------------------- tables and figures
+
+
+def test_the_calibration_table_says_where_the_grid_ends(cast, budget):
+    def gain(method, step):
+        return {"0": 0.5, "0.0128": 0.8}.get(method.partition("eta ")[2], 0.4)
+
+    rows = bpfa.eta_rows(score(invented(bpfa.eta_trials(cast, budget), gain), thresholds_of(cast)), cast, budget)
+    frame = results_frame(rows, chapter=bpfa.CHAPTER, **SHARED)
+    text = str(bpfa_show.eta_table(frame, {"a": 0.0256}, run="test"))
+    assert "0.0128" in text and "yes" in text and " no" not in text and "0.5" in text and "+0.1800" in text
+    bpfa_show.eta_figure(frame, "MI", chosen={"a": 0.0128})
+
+
+def test_dodging_is_summed_up_beside_the_unattacked_pictures(cast, budget):
+    rates = {"FMDN": 0.5, "FMDN" + PLUS: 0.25}  # of similarities above the threshold: not dodged
+    study = invented(bpfa.dodging_trials(cast, budget), lambda method, step: rates[method] if step else 0.9)
+    rows = bpfa.dodging_rows(score(study, thresholds_of(cast), at=1e-2, dodging=True), cast, budget, "CelebA-HQ", bpfa.ANOTHER)
+    frame = results_frame(rows, chapter=bpfa.CHAPTER, **SHARED)
+    text = str(bpfa_show.dodging_summary(frame, frame[:0]))
+    assert [number for number in text.split() if number in ("10.0", "50.0", "75.0")] == ["10.0", "50.0", "75.0"]
+    assert "CelebA-HQ" in text and "another picture" in text

@@ -191,19 +191,26 @@ def direction_table(rows: pd.DataFrame, *, caption: str) -> Table:
 
 
 def eta_figure(rows: pd.DataFrame, base: str, *, chosen: dict[str, float] | None = None):
-    """Fig. 3 for a method: similarity and hit rate against eta, a line a source; the calibrated eta is ringed."""
-    part, names = rows[(rows["table"] == "Fig. 3") & (rows["method"] == base + PLUS)], paper_names()
+    """Fig. 3 for a method, a line a source: paired gain in similarity over eta 0, and hit rate; the calibrated eta is ringed."""
+    names = paper_names()
     fig, axes = new_figure(width=8.6, height=3.6, columns=2)
-    for ax, (metric, label) in zip(axes[0], _REACHED.items(), strict=True):
+    panels = (
+        ("Fig. 3, gain", "similarity_difference", "gain in mean similarity over eta = 0"),
+        ("Fig. 3", "hit_rate", _REACHED["hit_rate"]),
+    )
+    for ax, (table, metric, label) in zip(axes[0], panels, strict=True):
+        part = rows[(rows["table"] == table) & (rows["method"] == base + PLUS) & (rows["metric"] == metric)]
         for style, source in enumerate(dict.fromkeys(part["source"])):
-            curve = part[(part["source"] == source) & (part["metric"] == metric)].sort_values("x")
-            line_with_band(ax, curve["x"], curve["value"], label=names.get(source, source), style=style)
+            curve = part[part["source"] == source].sort_values("x")
+            band = [curve[name] for name in ("ci_low", "ci_high")] if metric != "hit_rate" else ()
+            line_with_band(ax, curve["x"], curve["value"], *band, label=names.get(source, source), style=style)
             at = curve[np.isclose(curve["x"], (chosen or {}).get(source, np.nan))]
             ax.plot(at["x"], at["value"], "o", ms=11, mfc="none", color=COLORS[style % len(COLORS)])
         ax.set_xscale("symlog", linthresh=1e-4)
         ax.axvline(0, color="#666666", linewidth=1)
         ax.set_xlabel("eta")
         ax.set_ylabel(label)
+    axes[0, 0].axhline(0, color="#666666", linewidth=1)
     axes[0, 0].legend(frameon=False, fontsize=8)
     return fig
 
