@@ -22,6 +22,7 @@ from fa_utils.report.privacy_cases import (
     choose_optima,
     iterated,
     open_cases,
+    read_clean,
     sweep_attacks,
     whole_attacks,
 )
@@ -75,7 +76,7 @@ def study_rows(plan: Plan, levels: int) -> list[dict]:
     trained = [iterated(steps) for steps in plan.checkpoints]
     sweep_attacks(cases, plan, trained, plan.few, progress=False)
     report("Figure 2")
-    rows = []
+    rows = read_clean(cases, plan, progress=False)
     for case in cases.values():
         rows += privacy.curve_rows(case, "Fig. 2", trained, plan.few)
         rows += privacy.curve_rows(case, "Fig. 3", ATTACKS, DEFAULT) + privacy.curve_rows(case, "Fig. 4", ATTACKS, plan.grid)

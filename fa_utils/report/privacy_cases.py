@@ -96,6 +96,8 @@ class Plan:
         Folds of the verification protocol.
     extractor : str
         Address of the network whose templates are protected.
+    pace : int
+        Published steps of IVE and rounds of Multi-IVE that are taken at once; 1 is as published.
     unit : int
         Pictures attacked at once.
     """
@@ -107,6 +109,7 @@ class Plan:
     utility: tuple[float, ...] = UTILITY
     folds: int = 10
     extractor: str = EXTRACTOR
+    pace: int = 1
     unit: int = 64
     seed: int = 0
     device: str = "cpu"
@@ -579,6 +582,16 @@ def _open_case(benchmark: Benchmark, plan: Plan) -> Case:
     return Case(benchmark, clean, heads)
 
 
+def read_clean(cases: Mapping[str, Case], plan: Plan, *, progress: bool = True) -> list[dict]:
+    """Read gender from the clean templates of the balanced sets; rows of both settings."""
+    sweep_attacks(cases, plan, (), (), progress=progress)
+    return [
+        case.readings.row("Clean", setting, case.readings.values(setting, "clean", 0.0), method="clean", source=case.name)
+        for case in cases.values()
+        for setting in SETTINGS
+    ]
+
+
 def choose_optima(cases: Mapping[str, Case], plan: Plan, names: Sequence[str] = GRADIENT, *, progress: bool = True) -> None:
     """eps* of each attack on each benchmark, from the development half's balanced set and the sensitive range."""
     jobs = [[job_of(case.benchmark, case.tuned, name, case.heads, plan, plan.grid) for name in names] for case in cases.values()]
@@ -596,7 +609,7 @@ def sweep_attacks(cases: Mapping[str, Case], plan: Plan, names: Sequence[str], e
     """Attack the balanced sets of the evaluation halves and read them in both settings."""
     wanted = tuple(eps for eps in dict.fromkeys(epsilons) if eps)
     jobs = [[job_of(case.benchmark, case.shown, name, case.heads, plan, wanted) for name in names] for case in cases.values()]
-    results = run_jobs(sum(jobs, []), workers=plan.workers, progress=progress)
+    results = run_jobs(sum(jobs, []), workers=plan.workers, progress=progress) if names else []
     for number, (case, mine) in enumerate(zip(cases.values(), jobs, strict=True)):
         part = results[number * len(names) : (number + 1) * len(names)]
         case.templates.update(gather(mine, part, case.clean["evaluation"][case.benchmark.shown]))

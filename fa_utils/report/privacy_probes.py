@@ -94,16 +94,16 @@ def mixture_rows(case: Case, plan: Plan, *, shares: Sequence[float] = SHARES, pr
 def perturbed_pictures(case: Case, plan: Plan, *, count: int = 4, epsilons: Sequence[float] | None = None) -> dict[float, np.ndarray]:
     """MI-FGSM on pictures of the balanced set: eps -> uint8 (count, 3, H, W), half of either label."""
     levels = (0.0, case.optimum[MI], LARGEST) if epsilons is None else epsilons
-    rows = case.shown[_both(case.labels, count)]
+    rows = case.shown[shown_rows(case, count)]
     source = case.benchmark.faces.batch(rows).to(plan.device)
     encoder, attack = open_network(plan.extractor, plan.device), attack_of(MI, case.heads, plan)
     moved = attack.sweep(encoder, source, levels, labels=torch.as_tensor(case.benchmark.labels(rows)))
     return {eps: to_uint8(images.cpu()).numpy() for eps, images in moved}
 
 
-def _both(labels: np.ndarray, count: int) -> np.ndarray:
-    """Positions of ``count`` rows, half of either label, alternating."""
-    return np.stack([np.flatnonzero(labels == label)[: count // 2] for label in (0, 1)], 1).ravel()
+def shown_rows(case: Case, count: int) -> np.ndarray:
+    """Positions in the balanced set of ``count`` (even) pictures, labels alternating."""
+    return np.stack([np.flatnonzero(case.labels == label)[: count // 2] for label in (0, 1)], 1).ravel()
 
 
 def feminine_probability(case: Case, eps: float, *, folds: int = 3) -> np.ndarray:
@@ -175,21 +175,23 @@ def fit_eliminations(cases: Mapping[str, Case], plan: Plan, *, progress: bool = 
         labels = np.concatenate([case.benchmark.labels(getattr(case.benchmark, half)) for half in HALVES])
         for method in ELIMINATIONS:
             keys.append((other, method))
-            arguments.append((method, templates, labels, plan.seed))
+            arguments.append((method, templates, labels, plan.pace, plan.seed))
     done = dict(zip(keys, in_parallel(_fit_elimination, arguments, plan.workers, progress, "eliminations"), strict=True))
     return {name: {method: done[TRAINED_ON[name], method] for method in ELIMINATIONS} for name in names}
 
 
 HALVES = ("development", "evaluation")
-LOCKED, PER_ROUND = 5, 3  # Multi-IVE's settings
+STEPS, PER_STEP = 20, 5  # IVE's example
+PER_ROUND, LOCKED = 3, 5  # Multi-IVE's settings
 
 
-def _fit_elimination(method: str, templates: np.ndarray, labels: np.ndarray, seed: int) -> Elimination:
+def _fit_elimination(method: str, templates: np.ndarray, labels: np.ndarray, pace: int, seed: int) -> Elimination:
     """The published settings; Multi-IVE goes on until the locked components and fewer than a round's worth are left."""
     if method == "IVE":
-        return fit_ive(templates, labels, seed=seed)
-    rounds = (templates.shape[1] - LOCKED) // PER_ROUND
-    return fit_multi_ive(templates, labels, rounds=rounds, per_round=PER_ROUND, locked=LOCKED, seed=seed)
+        return fit_ive(templates, labels, steps=STEPS // pace, per_step=PER_STEP * pace, seed=seed)
+    each = PER_ROUND * pace
+    rounds = (templates.shape[1] - LOCKED) // each
+    return fit_multi_ive(templates, labels, rounds=rounds, per_round=each, locked=LOCKED, seed=seed)
 
 
 def unit(templates: np.ndarray) -> np.ndarray:
@@ -200,37 +202,37 @@ def unit(templates: np.ndarray) -> np.ndarray:
 def eliminated(
     case: Case, eliminations: Mapping[str, Elimination], plan: Plan, *, levels: int = 10, progress: bool = True
 ) -> dict[str, dict[int, Verified]]:
-    """Both methods after about ``levels`` numbers of steps on all pictures: method -> {steps: result}."""
+    """Both methods after about ``levels`` numbers of steps on all pictures: method -> {eliminated variables: result}."""
     keys, arguments = [], []
     for method, elimination in eliminations.items():
         most = elimination.max_steps
         for steps in sorted({max(1, round(most * k / levels)) for k in range(1, levels + 1)}):
-            keys.append((method, steps))
+            keys.append((method, steps * elimination.per_step))
             arguments.append((case.benchmark, unit(elimination.transform(case.clean["evaluation"], steps)), plan.seed))
     found: dict[str, dict[int, Verified]] = {method: {} for method in eliminations}
-    for (method, steps), verified in zip(keys, in_parallel(verify, arguments, plan.workers, progress, "eliminations"), strict=True):
-        found[method][steps] = verified
+    for (method, gone), verified in zip(keys, in_parallel(verify, arguments, plan.workers, progress, "eliminations"), strict=True):
+        found[method][gone] = verified
     return found
 
 
 def elimination_rows(case: Case, found: Mapping[str, Mapping[int, Verified]], errors: Errors) -> list[dict]:
-    """Privacy against utility of IVE and Multi-IVE (column ``x``: steps)."""
+    """Privacy against utility of IVE and Multi-IVE (column ``x``: eliminated variables)."""
     rows = []
-    for method, by_steps in found.items():
-        for steps, verified in by_steps.items():
-            rows += whole_rows(case, "Privacy and utility", method, verified, errors, x=steps)
+    for method, by_number in found.items():
+        for gone, verified in by_number.items():
+            rows += whole_rows(case, "Privacy and utility", method, verified, errors, x=gone)
     return rows
 
 
-def nearest_steps(by_steps: Mapping[int, Verified], goal: float, measure) -> int:
-    """The number of steps whose ``measure`` is closest to ``goal``; the fewest of several."""
-    return min(by_steps, key=lambda steps: (abs(measure(by_steps[steps]) - goal), steps))
+def nearest(by_number: Mapping[int, Verified], goal: float, measure) -> int:
+    """How many eliminated variables bring ``measure`` closest to ``goal``; the fewest of several."""
+    return min(by_number, key=lambda gone: (abs(measure(by_number[gone]) - goal), gone))
 
 
 def table_rows(case: Case, whole: Mapping, found: Mapping[str, Mapping[int, Verified]], errors: Errors) -> list[dict]:
     """Table 2, claim 6 and the audit at equal EER: reference, MI-FGSM at eps*, and both eliminations chosen by either number.
 
-    As in the paper, the steps of an elimination are those closest to MI-FGSM's gender accuracy on the very pictures that
+    As in the paper, an elimination is stopped where it is closest to MI-FGSM's gender accuracy on the very pictures that
     are evaluated. That choice favors the eliminations.
     """
     attacked, rows = whole[MI, case.optimum[MI]], []
@@ -238,12 +240,12 @@ def table_rows(case: Case, whole: Mapping, found: Mapping[str, Mapping[int, Veri
     rows += whole_rows(case, "Table 2", MI, attacked, errors, x=case.optimum[MI])
     rows += whole_rows(case, "Audit: equal EER", REFERENCE, whole["clean", 0.0], errors)
     rows += whole_rows(case, "Audit: equal EER", MI, attacked, errors, x=case.optimum[MI])
-    for method, by_steps in found.items():
-        private = nearest_steps(by_steps, attacked.predictions.accuracy(balanced=True), lambda v: v.predictions.accuracy(balanced=True))
-        useful = nearest_steps(by_steps, errors.rate(attacked.scores), lambda v: errors.rate(v.scores))
-        for table, steps, claim in (("Table 2", private, "claim 6"), ("Audit: equal EER", useful, "Audit: equal EER")):
-            rows += whole_rows(case, table, method, by_steps[steps], errors, x=steps)
-            rows += _against(case, claim, f"{method} minus {MI}", by_steps[steps], attacked, errors, x=steps)
+    for method, by_number in found.items():
+        private = nearest(by_number, attacked.predictions.accuracy(balanced=True), lambda v: v.predictions.accuracy(balanced=True))
+        useful = nearest(by_number, errors.rate(attacked.scores), lambda v: errors.rate(v.scores))
+        for table, gone, claim in (("Table 2", private, "claim 6"), ("Audit: equal EER", useful, "Audit: equal EER")):
+            rows += whole_rows(case, table, method, by_number[gone], errors, x=gone)
+            rows += _against(case, claim, f"{method} minus {MI}", by_number[gone], attacked, errors, x=gone)
     return rows
 
 

@@ -26,20 +26,20 @@ from fa_utils.report.tables import Table, plain_table, three_columns
 
 PROFILES = {
     "smoke": {
-        "people": 40, "images": 60, "iterations": 150, "grid": "quick", "utility": (0.3,), "folds": 4, "levels": 2,
+        "people": 40, "images": 60, "iterations": 150, "grid": "quick", "utility": (0.3,), "folds": 4, "levels": 2, "pace": 5,
         "device": "cpu", "workers": 1,
     },
     "laptop": {
         "people": 200, "images": 300, "iterations": 1500, "grid": "coarse", "utility": (0.0018, 0.006, 0.03, 0.3), "folds": 10,
-        "levels": 6, "device": "cpu", "workers": 2,
+        "levels": 6, "pace": 2, "device": "cpu", "workers": 2,
     },
     "gpu": {
         "people": None, "images": 2000, "iterations": 15000, "grid": "fine", "utility": (0.0012, 0.003, 0.006, 0.015, 0.03, 0.1, 0.3),
-        "folds": 10, "levels": 10, "device": "cuda", "workers": 8,
+        "folds": 10, "levels": 10, "pace": 1, "device": "cuda", "workers": 8,
     },
     "paper": {
         "people": None, "images": 5000, "iterations": 15000, "grid": "full", "utility": (0.0012, 0.003, 0.006, 0.015, 0.03, 0.1, 0.3),
-        "folds": 10, "levels": 20, "device": "cuda", "workers": 8,
+        "folds": 10, "levels": 20, "pace": 1, "device": "cuda", "workers": 8,
     },
 }  # fmt: skip
 
@@ -141,17 +141,15 @@ def eps_name(value: float) -> str:
     return "clean" if value == 0 else f"eps {value:g}"
 
 
-def clean_table(cases: Mapping[str, Case], live: pd.DataFrame) -> Table:
-    """Accuracies on clean templates in both settings, and what the second would read off without training: the start of all curves."""
+def clean_table(**frames: pd.DataFrame) -> Table:
+    """Gender read from clean templates in both settings, where all curves start."""
     lines = []
-    for name, case in cases.items():
-        line = {"benchmark": name}
-        for setting in SETTINGS:
-            part = live[(live["table"] == "Fig. 3") & (live["source"] == name) & (live["target"] == f"setting {setting}")]
-            row = part[(part["method"] == MI) & (part["x"] == 0)].to_dict("records")[0]
-            line[f"setting {setting} (%)"] = _cell(row, 1, True)
-        line["templates"] = len(case.labels)
-        lines.append(line)
+    for run, part in runs_with("Clean", **frames):
+        for source, group in part.groupby("source", sort=False):
+            value = {row["target"]: row for row in group.to_dict("records")}
+            line = {"run": run, "benchmark": source}
+            line |= {f"{setting} (%)": _cell(row, 1, True) for setting, row in value.items()}
+            lines.append(line | {"pictures": int(group["n_pairs"].max())})
     return plain_table(pd.DataFrame(lines), caption="Gender read from clean templates, balanced set of the evaluation half.", digits=0)
 
 
@@ -179,13 +177,13 @@ def table_two(metric: str, published: pd.DataFrame, live: pd.DataFrame, *, table
 
 
 def strength_table(part: pd.DataFrame, *, caption: str) -> Table:
-    """Both numbers and the strength (eps, or steps of elimination) of every method."""
+    """Both numbers and the strength (eps, or eliminated variables) of every method."""
     lines = []
     for (source, method), group in part[~part["metric"].str.endswith("difference")].groupby(["source", "method"], sort=False):
         value = {row["metric"]: row for row in group.to_dict("records")}
         at = group["x"].iloc[0]
-        unit = "steps" if method in ELIMINATIONS else "eps"
-        line = {"benchmark": source, "method": method, "at": "" if np.isnan(at) else f"{at:g} {unit}" if unit == "steps" else f"{unit} {at:g}"}
+        words = "" if np.isnan(at) else f"{at:g} eliminated" if method in ELIMINATIONS else f"eps {at:g}"
+        line = {"benchmark": source, "method": method, "at": words}
         line["gender (%)"] = _cell(value["balanced_accuracy"], 1, True)
         line["EER (%)"] = _cell(value["eer"], 2, True)
         lines.append(line)
@@ -208,6 +206,31 @@ def differences_table(rows: pd.DataFrame, claim: str, *, caption: str) -> Table:
         )
     frame = pd.DataFrame(lines)
     return plain_table(frame.dropna(axis=1, how="all"), caption=caption)
+
+
+def rounding_table(part: pd.DataFrame, *, caption: str) -> Table:
+    """The lowest point of the curve with and without rounding, and the eps where it lies."""
+    part, lines = part[part["target"] == "setting B"], []
+    for source, group in part.groupby("source", sort=False):
+        line = {"benchmark": source}
+        for method, curve in group.groupby("method", sort=False):
+            row = curve.sort_values(["value", "x"]).to_dict("records")[0]
+            line |= {method: _cell(row, 1, True), f"at, {method}": f"eps {row['x']:g}"}
+        lines.append(line)
+    return plain_table(pd.DataFrame(lines), caption=caption)
+
+
+def choice_table(part: pd.DataFrame, *, caption: str) -> Table:
+    """eps chosen on others and on the evaluated pictures, and what the second flatters."""
+    lines = []
+    for (source, method), group in part.groupby(["source", "method"], sort=False):
+        line = {"benchmark": source, "attack": method}
+        for row in group.to_dict("records"):
+            difference = row["metric"] == "accuracy_difference"
+            at = "" if difference else f", eps {row['x']:g}"
+            line[row["far"]] = _cell(row, 1, difference, signed=difference) + at
+        lines.append(line)
+    return plain_table(pd.DataFrame(lines), caption=caption)
 
 
 # ---------------------------------------------------------------- figures
