@@ -272,13 +272,13 @@ def test_the_spread_is_that_of_the_outputs():
 
 def test_the_calibration_table_says_where_the_grid_ends(cast, budget):
     def gain(method, step):
-        return {"0": 0.5, "0.0128": 0.8}.get(method.partition("eta ")[2], 0.4)
+        return {"0": 0.5, "0.0512": 0.8}.get(method.partition("eta ")[2], 0.4)
 
     rows = bpfa.eta_rows(score(invented(bpfa.eta_trials(cast, budget), gain), thresholds_of(cast)), cast, budget)
     frame = results_frame(rows, chapter=bpfa.CHAPTER, **SHARED)
-    text = str(bpfa_show.eta_table(frame, {"a": 0.0256}, run="test"))
-    assert "0.0128" in text and "yes" in text and " no" not in text and "0.5" in text and "+0.1800" in text
-    bpfa_show.eta_figure(frame, "MI", chosen={"a": 0.0128})
+    text = str(bpfa_show.eta_table(frame, {"a": 0.1024}, run="test"))
+    assert "0.0512" in text and "yes" in text and " no" not in text and "0.5" in text and "+0.1800" in text
+    bpfa_show.eta_figure(frame, "MI", chosen={"a": 0.0512})
 
 
 def test_dodging_is_summed_up_beside_the_unattacked_pictures(cast, budget):

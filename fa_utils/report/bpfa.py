@@ -67,7 +67,7 @@ ROBUST = {
     "ir20-ms1m-arcface": "ir20-ms1m-mter",
 }
 ETA = 8e-4  # the default of the first author's later code, for MobileFaceNet
-ETAS = (-3.2e-3, -8e-4, -2e-4, 0.0, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 1.28e-2)
+ETAS = (-3.2e-3, -8e-4, -2e-4, 0.0, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 1.28e-2, 2.56e-2, 5.12e-2)
 
 
 # ---------------------------------------------------------------- who plays which part
