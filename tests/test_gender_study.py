@@ -69,7 +69,8 @@ def vgg():
 
 def test_a_transferring_attack_is_found(vgg):
     found, _ = vgg
-    assert found[4].verdict == HOLDS and found[5].verdict == HOLDS, (found[4], found[5])
+    assert found[4].effect > 5 and found[4].verdict != FAILS
+    assert found[5].effect > 5 and found[5].detail.count("AUC-DET: holds") == 2
     assert found[9].verdict == HOLDS  # PGD-ATK was made harmless
     assert found[10].verdict == FAILS  # FGSM-variable was not
 

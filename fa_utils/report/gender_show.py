@@ -14,7 +14,7 @@ from fa_utils.report.tables import Table, plain_table, three_columns
 
 PROFILES = {
     "smoke": {
-        "identities": 6, "pictures": 5, "people_c": 12, "sweep": 4, "audit": 4, "resamples": 100,
+        "identities": 6, "pictures": 5, "people_c": 12, "sweep": 4, "audit": 5, "resamples": 100,
         "width": 4, "epochs": 1, "most": 60, "device": "cpu", "workers": 1,
     },
     "laptop": {
