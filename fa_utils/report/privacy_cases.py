@@ -25,7 +25,7 @@ from fa_utils.attacks import Attack, ClubInformation, Misclassify, RandomSigns
 from fa_utils.attacks.transfer import network_sha256, open_network
 from fa_utils.data import FaceSet, Pairs, load_domain, to_uint8
 from fa_utils.data.aging import fold_pairs
-from fa_utils.metrics import equal_error_rate, pair_similarity, two_way_bootstrap
+from fa_utils.metrics import equal_error_rate, pair_similarity, two_way_bootstrap, wilson_interval
 from fa_utils.models.weights import write_atomically
 from fa_utils.paths import CACHE
 from fa_utils.privacy.information import ClubHead, train_club
@@ -239,12 +239,17 @@ class Heads:
 def train_heads(templates: np.ndarray, labels: np.ndarray, plan: Plan, *, checkpoints: bool = True) -> Heads:
     """The estimator, the classifier and the estimator on its hidden features, from clean templates (N, D)."""
     steps = plan.checkpoints if checkpoints else (plan.iterations,)
-    club = train_club(templates, labels, iterations=max(steps), checkpoints=steps, seed=plan.seed)
-    mlp = train_mlp(templates, labels, iterations=plan.iterations, seed=plan.seed)
+    return REMEMBERED.cache(_train_heads)(templates, labels, plan.iterations, steps, plan.seed, privacy_code())
+
+
+def _train_heads(templates, labels, iterations: int, steps: tuple[int, ...], seed: int, code: str) -> Heads:
+    """``code`` is there for the key alone."""
+    club = train_club(templates, labels, iterations=max(steps), checkpoints=steps, seed=seed)
+    mlp = train_mlp(templates, labels, iterations=iterations, seed=seed)
     with torch.no_grad():
         hidden = mlp.hidden(torch.as_tensor(templates))
-    inner = train_club(hidden, labels, iterations=plan.iterations, seed=plan.seed)[plan.iterations]
-    return Heads({step: club[step] for step in steps}, mlp, OnHidden(mlp, inner), plan.iterations)
+    inner = train_club(hidden, labels, iterations=iterations, seed=seed)[iterations]
+    return Heads({step: club[step] for step in steps}, mlp, OnHidden(mlp, inner), iterations)
 
 
 TWINS = {MI: "FGSM, CLUB head", FGSM: "MI-FGSM, MLP"}  # an attack and the same with the other loss on the same head
@@ -390,6 +395,16 @@ def run_jobs(
     return in_parallel(_kept_templates, [(job, cache) for job in jobs], workers, progress, "attacks")
 
 
+REMEMBERED = joblib.Memory(CACHE / "privacy", verbose=0)  # what is fitted, by its arguments and the code that fits
+
+
+@functools.lru_cache(maxsize=1)
+def privacy_code() -> str:
+    """The code of `fa_utils.privacy` with the versions of what it stands on: nothing kept must outlive it."""
+    folder = Path(fa_utils.__file__).parent / "privacy"
+    return "".join([sklearn.__version__, torch.__version__, *(file.read_text() for file in sorted(folder.glob("*.py")))])
+
+
 def in_parallel(function, arguments: Sequence[tuple], workers: int, progress: bool, words: str) -> list:
     """``function(*each)`` for every tuple of arguments, in order, in processes of one thread each."""
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
@@ -446,8 +461,11 @@ class Readings:
         """In [0, 1]."""
         return float(self.values(setting, name, eps).mean())
 
-    def interval(self, values: np.ndarray):
-        """Mean with an interval clustered by identity."""
+    def interval(self, values: np.ndarray, *, share: bool = False):
+        """Mean with an interval clustered by identity; for shares that are all 0 or all 1 Wilson's over the people."""
+        if share and values.min() == values.max() and values.min() in (0.0, 1.0):
+            people = len(np.unique(self.identity))
+            return wilson_interval(int(values[0]) * people, people)
         return two_way_bootstrap(values, self.identity, self.identity, seed=0)
 
     def lowest(self, setting: str, name: str, epsilons: Sequence[float]) -> float:
@@ -457,7 +475,8 @@ class Readings:
     def row(self, table: str, setting: str, values: np.ndarray, **place) -> dict:
         """A result row of an accuracy, or of a difference of two."""
         metric = place.pop("metric", "accuracy")
-        return result_row(metric, self.interval(values), len(values), table=table, target=f"setting {setting}", **place)
+        interval = self.interval(values, share=metric == "accuracy")
+        return result_row(metric, interval, len(values), table=table, target=f"setting {setting}", **place)
 
 
 def read_templates(
@@ -483,7 +502,7 @@ def read_templates(
 
 def probe(templates, labels, identity, seed: int, probes=PAPER_PROBES, extra=None, grouped: bool = True) -> Predictions:
     """`cross_validate`, each result kept on the disk: a long run that was killed goes on where it was."""
-    state = hashlib.sha256(_probe_code().encode() + repr((seed, probes, grouped)).encode())
+    state = hashlib.sha256(privacy_code().encode() + repr((seed, probes, grouped)).encode())
     for part in (templates, labels, identity, *(extra or ())):
         state.update(np.ascontiguousarray(part).tobytes())
     path = CACHE / "privacy" / "probes" / f"{state.hexdigest()[:24]}.npz"
@@ -496,11 +515,6 @@ def probe(templates, labels, identity, seed: int, probes=PAPER_PROBES, extra=Non
     np.savez(buffer, **found.correct)
     write_atomically(path, buffer.getvalue())
     return found
-
-
-@functools.lru_cache(maxsize=1)
-def _probe_code() -> str:
-    return sklearn.__version__ + (Path(fa_utils.__file__).parent / "privacy" / "probes.py").read_text()
 
 
 def probe_images(*arguments) -> np.ndarray:

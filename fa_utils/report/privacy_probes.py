@@ -26,6 +26,7 @@ from fa_utils.report.privacy_cases import (
     MI_MLP,
     RANDOM,
     READERS,
+    REMEMBERED,
     TWINS,
     Case,
     Errors,
@@ -37,6 +38,7 @@ from fa_utils.report.privacy_cases import (
     in_parallel,
     job_of,
     mixed_batches,
+    privacy_code,
     probe_images,
     read_templates,
     run_jobs,
@@ -175,8 +177,8 @@ def fit_eliminations(cases: Mapping[str, Case], plan: Plan, *, progress: bool = 
         labels = np.concatenate([case.benchmark.labels(getattr(case.benchmark, half)) for half in HALVES])
         for method in ELIMINATIONS:
             keys.append((other, method))
-            arguments.append((method, templates, labels, plan.pace, plan.seed))
-    done = dict(zip(keys, in_parallel(_fit_elimination, arguments, plan.workers, progress, "eliminations"), strict=True))
+            arguments.append((method, templates, labels, plan.pace, plan.seed, privacy_code()))
+    done = dict(zip(keys, in_parallel(REMEMBERED.cache(_fit_elimination), arguments, plan.workers, progress, "eliminations"), strict=True))
     return {name: {method: done[TRAINED_ON[name], method] for method in ELIMINATIONS} for name in names}
 
 
@@ -185,8 +187,8 @@ STEPS, PER_STEP = 20, 5  # IVE's example
 PER_ROUND, LOCKED = 3, 5  # Multi-IVE's settings
 
 
-def _fit_elimination(method: str, templates: np.ndarray, labels: np.ndarray, pace: int, seed: int) -> Elimination:
-    """The published settings; Multi-IVE goes on until the locked components and fewer than a round's worth are left."""
+def _fit_elimination(method: str, templates: np.ndarray, labels: np.ndarray, pace: int, seed: int, code: str) -> Elimination:
+    """The published settings; Multi-IVE goes on until only the locked components and less than a round are left. ``code`` is for the key."""
     if method == "IVE":
         return fit_ive(templates, labels, steps=STEPS // pace, per_step=PER_STEP * pace, seed=seed)
     each = PER_ROUND * pace

@@ -192,19 +192,16 @@ def strength_table(part: pd.DataFrame, *, caption: str) -> Table:
 
 def differences_table(rows: pd.DataFrame, claim: str, *, caption: str) -> Table:
     """The differences behind a claim, with their intervals."""
-    lines = []
-    for row in rows[rows["table"] == claim].to_dict("records"):
-        digits = 2 if row["metric"] == "eer_difference" else 1
-        lines.append(
-            {
-                "benchmark": row["source"],
-                "setting": row["target"].removeprefix("setting ") or None,
-                "difference": row["method"] + (f", {row['far']}" if row["far"] else ""),
-                "eps": None if np.isnan(row["x"]) else f"{row['x']:g}",
-                f"{row['metric'].removesuffix('_difference').replace('_', ' ').replace('eer', 'EER')} (points)": _cell(row, digits, True, signed=True),
-            }
-        )
-    frame = pd.DataFrame(lines)
+    part = rows[(rows["table"] == claim) & rows["metric"].str.endswith("difference")]
+    lines: dict[tuple, dict] = {}
+    for row in part.to_dict("records"):
+        key = tuple(_shown(row[name]) for name in ("source", "target", "method", "far", "x"))
+        source, target, method, far, x = key
+        start = {"benchmark": source, "setting": target.removeprefix("setting ") or None, "difference": method + (f", {far}" if far else "")}
+        line = lines.setdefault(key, start | {"at": x or None})
+        what = row["metric"].removesuffix("_difference").replace("_", " ").replace("eer", "EER")
+        line[f"{what} (points)"] = _cell(row, 2 if what == "EER" else 1, True, signed=True)
+    frame = pd.DataFrame(list(lines.values()))
     return plain_table(frame.dropna(axis=1, how="all"), caption=caption)
 
 
