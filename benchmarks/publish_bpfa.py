@@ -81,7 +81,8 @@ def study_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, options, engine
     for section in (bpfa.audit_rows, bpfa.compute_rows, bpfa.deviation_rows):
         rows += section(scores["LFW"], cast, budget)
     rows += bpfa_probes.loss_rows(open_network(cast.encoders[0], options.device), first, budget, count=len(first))
-    return rows + bpfa_probes.memory_rows(cast, budget, first, device=options.device)
+    rows += bpfa_probes.memory_rows(cast, budget, first, device=options.device)
+    return rows + bpfa_probes.cost_rows(cast, budget, first, count=20, rounds=12, device=options.device)
 
 
 def dodging_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, name: str, pairs, engine: dict) -> list[dict]:

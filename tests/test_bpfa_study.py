@@ -9,7 +9,7 @@ import torch
 from attack_networks import pictures, residual_encoder
 
 from fa_utils.attacks import BeneficialPerturbation
-from fa_utils.attacks.transfer import Study
+from fa_utils.attacks.transfer import PairSet, Study
 from fa_utils.report import bpfa, bpfa_probes, bpfa_show
 from fa_utils.report.bpfa import METHODS, PLUS, Budget, make_cast
 from fa_utils.report.claims import FAILS, HOLDS, UNDECIDED
@@ -265,6 +265,23 @@ def test_the_spread_is_that_of_the_outputs():
             layer.bias is None or layer.bias.zero_()
     assert before > 0 and bpfa_probes.median_spread(encoder, images) == 0
     assert not any(len(module._forward_hooks) for module in encoder.modules())
+
+
+def test_time_is_a_ratio_to_the_plain_step(cast, budget, monkeypatch):
+    ticks = {(0, 1): 1.0, (0, 5): 5.0, (1, 1): 1.0, (1, 5): 9.0}  # (with BPFA, steps) -> seconds
+
+    def seconds(run, device):
+        attack = run.__defaults__[0]
+        return ticks[bool(attack.surrogate), attack.steps]
+
+    monkeypatch.setattr(bpfa_probes, "_seconds", seconds)
+    monkeypatch.setattr(bpfa_probes, "open_network", lambda address, device: None)
+    images = np.zeros((3, 3, 4, 4), np.uint8)
+    pairs = PairSet(images, images, *[np.arange(3)] * 4, "test")
+    rows = bpfa_probes.cost_rows(cast, budget, pairs)
+    assert len(rows) == 9 and all(row["value"] == pytest.approx(2.0) for row in rows)
+    frame = results_frame(rows, chapter=bpfa.CHAPTER, **SHARED)
+    assert str(bpfa_show.cost_table(frame[:0], frame)).count("2.00") == 9
 
 
 # ---------------------------------------------------------------- tables and figures

@@ -1,5 +1,6 @@
-"""Chapter 5's measurements beside the transfer runs: losses along the way, feature maps, memory."""
+"""Chapter 5's measurements beside the transfer runs: losses along the way, feature maps, memory, time."""
 
+import time
 
 import numpy as np
 import torch
@@ -173,3 +174,46 @@ def memory_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, d
             where = {"table": "claim 10", "source": name, "method": f"FIM{PLUS}({placement})", "target": device}
             rows.append(result_row("overhead", more, len(chosen), **where))
     return rows
+
+
+# ---------------------------------------------------------------- time
+
+
+def cost_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, rounds: int = 3, device: str = "cpu") -> list[dict]:
+    """Time of a step of FIM with BPFA at each kind of layer, in times of a step of FIM; the paper has no such table.
+
+    The contenders take turns, on the CPU by processor time, and of the rounds the fastest counts: what disturbs a run only
+    makes it longer. One-off work cancels, because a step is the difference of a longer and a shorter run.
+    """
+    chosen, rows = pairs.first(count), []
+    source, target = (to_float(side[index]).to(device) for side, index in (
+        (chosen.sources, chosen.source), (chosen.targets, chosen.target)
+    ))  # fmt: skip
+    for address in cast.encoders:
+        encoder, name = open_network(address, device), network_name(address)
+        fastest: dict[tuple[str, int], float] = {}
+        for _ in range(rounds + 1):  # the first round warms up, and never is the fastest
+            for placement in ("", *PLACEMENTS):
+                parts = [BeneficialPerturbation(budget.eta(address), layers=PLACEMENTS[placement])] if placement else []
+                for steps in _STEPS:
+                    attack = budget.attack("FIM", address, steps=steps, surrogate=parts)
+                    seconds = _seconds(lambda attack=attack, encoder=encoder: attack(encoder, source, target), device)
+                    fastest[placement, steps] = min(seconds, fastest.get((placement, steps), seconds))
+        step = {placement: fastest[placement, _STEPS[1]] - fastest[placement, _STEPS[0]] for placement in ("", *PLACEMENTS)}
+        for placement in PLACEMENTS:
+            place = {"table": "Cost", "source": name, "method": f"FIM{PLUS}({placement})", "target": device}
+            rows.append(result_row("cost", max(0.0, step[placement] / step[""]), len(chosen), **place))
+    return rows
+
+
+_STEPS = (1, 5)
+
+
+def _seconds(run, device: str) -> float:
+    cuda = torch.device(device).type == "cuda"
+    clock = time.perf_counter if cuda else time.process_time
+    begin = clock()
+    run()
+    if cuda:
+        torch.cuda.synchronize()
+    return clock() - begin

@@ -18,7 +18,7 @@ PROFILES = {
         "device": "cpu", "workers": 1, "unit": 20,
     },
     "laptop": {
-        "n_pairs": 16, "steps": 20, "spectra": 4, "neighbors": 4, "n_seeds": 1, "encoders": 4, "people": 100,
+        "n_pairs": 16, "steps": 20, "spectra": 4, "neighbors": 3, "n_seeds": 1, "encoders": 4, "people": 100,
         "device": "cpu", "workers": 2, "unit": 16,
     },
     "gpu": {
@@ -173,6 +173,19 @@ def memory_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
             lines.append(line)
     digits = {"FIM (MB)": 1} | {f"{placement} (%)": 2 for placement in bpfa.PLACEMENTS}
     return plain_table(pd.DataFrame(lines), caption="Table X. Peak memory of FIM, and what BPFA adds to it.", digits=digits)
+
+
+def cost_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
+    """Time of a step with BPFA at each kind of layer, in times of a step without."""
+    lines, names = [], paper_names()
+    for run, frame in (("published", published), ("live", live)):
+        part = frame[frame["table"] == "Cost"]
+        for source, group in part.groupby("source", sort=False):
+            ratio = group.set_index("method")["value"]
+            line = {"run": run, "network": names.get(source, source), "pictures": int(group["n_pairs"].max())}
+            lines.append(line | {placement: ratio[f"FIM{PLUS}({placement})"] for placement in bpfa.PLACEMENTS})
+    caption = "Time of a step of FIM with BPFA at convolutions, normalizations, activations; FIM without takes 1."
+    return plain_table(pd.DataFrame(lines), caption=caption, digits=2)
 
 
 def direction_table(rows: pd.DataFrame, *, caption: str) -> Table:
