@@ -212,7 +212,7 @@ def excess_figure(rows: pd.DataFrame, name: str):
         ax.axhline(0, color="#666666", linewidth=0.8)
         ax.set_xlabel("eps of FGSM-fixed")
         ax.set_ylabel({"fnmr": "FNMR minus that of CC (points)", "auc_det": "AUC-DET minus that of CC (points)"}[metric])
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, 1].legend(frameon=False, fontsize=8)
     axes[0, 0].set_title(name, fontsize=10)
     return fig
 
