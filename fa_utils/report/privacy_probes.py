@@ -168,13 +168,12 @@ TRAINED_ON = {"LFW": "AgeDB", "AgeDB": "LFW", "ColorFERET": "LFW"}  # importance
 
 
 def fit_eliminations(cases: Mapping[str, Case], plan: Plan, *, progress: bool = True) -> dict[str, dict[str, Elimination]]:
-    """IVE and Multi-IVE for each benchmark, from all clean templates of another one, where there is one."""
+    """IVE and Multi-IVE for each benchmark, from the clean templates of another one's development half, where there is one."""
     names = [name for name in cases if TRAINED_ON[name] in cases]
     keys, arguments = [], []
     for other in dict.fromkeys(TRAINED_ON[name] for name in names):
-        case = cases[other]
-        templates = np.concatenate([case.clean[half] for half in HALVES])
-        labels = np.concatenate([case.benchmark.labels(getattr(case.benchmark, half)) for half in HALVES])
+        templates = cases[other].clean["development"]
+        labels = cases[other].benchmark.labels(cases[other].benchmark.development)
         for method in ELIMINATIONS:
             keys.append((other, method))
             arguments.append((method, templates, labels, plan.pace, plan.seed, privacy_code()))
@@ -182,7 +181,6 @@ def fit_eliminations(cases: Mapping[str, Case], plan: Plan, *, progress: bool = 
     return {name: {method: done[TRAINED_ON[name], method] for method in ELIMINATIONS} for name in names}
 
 
-HALVES = ("development", "evaluation")
 STEPS, PER_STEP = 20, 5  # IVE's example
 PER_ROUND, LOCKED = 3, 5  # Multi-IVE's settings
 

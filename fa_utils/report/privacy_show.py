@@ -26,7 +26,7 @@ from fa_utils.report.tables import Table, plain_table, three_columns
 
 PROFILES = {
     "smoke": {
-        "people": 40, "images": 60, "iterations": 150, "grid": "quick", "utility": (0.3,), "folds": 4, "levels": 2, "pace": 5,
+        "people": 64, "images": 40, "iterations": 150, "grid": "quick", "utility": (0.3,), "folds": 4, "levels": 2, "pace": 5,
         "device": "cpu", "workers": 1,
     },
     "laptop": {
@@ -250,6 +250,8 @@ def curves_figure(part: pd.DataFrame, *, log: bool = False):
             ax.set_ylim(-3 if setting == "A" else 45, 103)
             if log:
                 ax.set_xscale("symlog", linthresh=0.002)
+                ax.set_xlim(left=0)
+                ax.set_xticks([0, 0.002, 0.01, 0.1], ["0", "0.002", "0.01", "0.1"])
             ax.set_title(f"{source}, setting {setting}", fontsize=10)
             ax.set_xlabel("eps" if i else "")
             ax.set_ylabel("accuracy (%)" if j == 0 else "")
