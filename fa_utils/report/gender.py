@@ -14,7 +14,7 @@ from fa_utils.defenses.denoisers import DenoiserRecipe, train_denoiser
 from fa_utils.metrics import Interval, two_way_bootstrap, wilson_interval
 from fa_utils.report import gender_probes as probes
 from fa_utils.report.gender_probes import BACKBONES, Backbone, Measured, Successes
-from fa_utils.report.gender_verification import ATTACKS, successes
+from fa_utils.report.gender_verification import ATTACKS, f1_scores, successes
 from fa_utils.report.results import result_row
 
 CHAPTER = "1_gender_transfer"
@@ -108,16 +108,6 @@ def share_interval(correct: np.ndarray, people: np.ndarray) -> Interval:
         count = len(np.unique(people))
         return wilson_interval(int(correct.min()) * count, count)
     return two_way_bootstrap(correct, people, people, seed=0)
-
-
-def f1_scores(correct: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """F1 with label 1 as the positive class, and the macro average, in [0, 1]."""
-    found = []
-    for positive in (1, 0):
-        true = np.sum(correct & (labels == positive))
-        wrong = np.sum(~correct)  # of two classes, an error is a miss of one and a false alarm of the other
-        found.append(2 * true / (2 * true + wrong) if true + wrong else 0.0)
-    return float(found[0]), float(np.mean(found))
 
 
 # ---------------------------------------------------------------- classifier: sweep and denoisers

@@ -110,8 +110,8 @@ def transfer_table(name: str, published: pd.DataFrame, live: pd.DataFrame) -> Ta
     table = {"VGG16": "Table 6", "ResNet50": "Table 10"}[name]
     parts = [frame[frame["table"] == table] for frame in (published, live)]
     paper = paper_table(gender.PAPER, table)
-    caption = f"{table}. Gender accuracy on the sets of compared pictures, {name}; 100 and 0 by construction but for the last row."
-    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="target", columns="method", metric="accuracy", digits=1, counted="picture")
+    caption = f"{table}. Gender accuracy on the sets of compared pictures, {name}; 100 and 0 by construction but for the last row; below it F1 of label 1."
+    return three_columns(paper.assign(target=paper["setting"]), *parts, caption=caption, index="target", columns="method", metric="accuracy", beside="f1", digits=1, counted="picture")
 
 
 # ---------------------------------------------------------------- verification
@@ -199,20 +199,22 @@ def settings_figure(rows: pd.DataFrame, name: str):
 
 
 def excess_figure(rows: pd.DataFrame, name: str):
-    """What each setting adds to CC over eps: the paper's changing subsets (solid) and one subset for all eps (hollow)."""
+    """What each setting adds to CC over eps: the paper's changing subsets (filled, with bands) and one subset for all eps (hollow)."""
     fig, axes = new_figure(width=8.8, height=3.6, columns=2)
-    for ax, metric in zip(axes[0], ("fnmr", "auc_det"), strict=True):
-        for table, fill in (("fixed", True), ("Audit: subset", False)):
-            part = _errors(rows, table, name, metric, eps=True)
-            wide = part.pivot_table(index="x", columns="target", values="value")
-            for style, setting in enumerate(s for s in ("AA", "CA", "CD", "DD") if s in wide and "CC" in wide):
-                color = COLORS[style]
-                ax.plot(wide.index, wide[setting] - wide["CC"], "-" if fill else "--", color=color, marker=MARKERS[style],
-                        mfc=color if fill else "none", label=setting if fill else None)  # fmt: skip
+    for ax, (metric, label) in zip(axes[0], {"fnmr": "FNMR at FMR 0.1%", "auc_det": "AUC-DET"}.items(), strict=True):
+        for style, setting in enumerate(("AA", "CA", "CD", "DD")):
+            for table in ("excess", "excess, one subset"):
+                part = rows[(rows["table"] == table) & (rows["source"] == name) & (rows["target"] == setting)]
+                part = part[part["metric"] == f"{metric}_difference"].sort_values("x")
+                if table == "excess" and len(part):
+                    line_with_band(ax, *(part[c] for c in ("x", "value", "ci_low", "ci_high")), label=setting, style=style)
+                elif len(part):
+                    ax.plot(part["x"], part["value"], ":", color=COLORS[style], marker=MARKERS[style], mfc="none", ms=5)
         ax.axhline(0, color="#666666", linewidth=0.8)
         ax.set_xlabel("eps of FGSM-fixed")
-        ax.set_ylabel({"fnmr": "FNMR minus that of CC (points)", "auc_det": "AUC-DET minus that of CC (points)"}[metric])
-    axes[0, 1].legend(frameon=False, fontsize=8)
+        ax.set_ylabel(f"{label} minus that of CC (points)")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, fontsize=8)
     axes[0, 0].set_title(name, fontsize=10)
     return fig
 

@@ -254,7 +254,25 @@ def verification_rows(found: Verification) -> list[dict]:
         rows += error_rows(scored, "variable", source=source, method=method)
     for eps, scored in found.subset.items():
         rows += error_rows(scored, "Audit: subset", source=source, method="FGSM-fixed", x=eps)
+    for table, section in (("excess", found.fixed), ("excess, one subset", found.subset)):
+        for eps, scored in section.items():
+            rows += excess_rows(scored, table, source=source, method="FGSM-fixed", x=eps)
     return rows
+
+
+def excess_rows(scored: Scored, table: str, **place) -> list[dict]:
+    """What each setting adds to the errors of CC."""
+    effects = {
+        (setting, metric): scored.difference(setting, "CC", metric)
+        for setting in scored.values
+        for metric in ("fnmr", "auc_det")
+        if setting != "CC"
+    }
+    return [
+        effect_row(table, metric, effect, scored.mated[setting], target=setting, **place)
+        for (setting, metric), effect in effects.items()
+        if np.isfinite(effect[1]).any()
+    ]
 
 
 def transfer_rows(measured: Measured, backbone: Backbone) -> list[dict]:
@@ -275,7 +293,19 @@ def transfer_rows(measured: Measured, backbone: Backbone) -> list[dict]:
             place = {"table": table, "source": backbone.name, "method": attack, "target": name}
             interval = two_way_bootstrap(right, people, people, seed=0)
             rows.append(result_row("accuracy", interval, len(right), **place))
+            labels = np.concatenate([measured.label[index] for _, index in images])
+            rows.append(result_row("f1", f1_scores(right.astype(bool), labels)[0], len(right), **place))
     return rows
+
+
+def f1_scores(correct: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """F1 with label 1 as the positive class, and the macro average, in [0, 1]."""
+    found = []
+    for positive in (1, 0):
+        true = np.sum(correct & (labels == positive))
+        wrong = np.sum(~correct)  # of two classes, an error is a miss of one and a false alarm of the other
+        found.append(2 * true / (2 * true + wrong) if true + wrong else 0.0)
+    return float(found[0]), float(np.mean(found))
 
 
 # ---------------------------------------------------------------- effects: rows of "claim N"
