@@ -279,7 +279,8 @@ def replicates(a, identity_a, b=None, *, people=None, n_resamples: int = 200, se
 
     More than ``max_identities`` people are not resampled whole: so many of them, drawn by the seed, are, and the deviations
     from their own error rate are shrunk by sqrt(max_identities / number of people) and set around the rate of the whole set
-    (an m-out-of-n bootstrap; kept within [0, 1]). 100 people with 15 images each take some seconds at 200 resamples.
+    (an m-out-of-n bootstrap; kept within [0, 1]). 100 people with 15 images each take some two seconds at 200 resamples,
+    and 20 bytes of memory for each two of their images.
 
     Parameters
     ----------
@@ -436,7 +437,7 @@ def _prepare(a, identity_a, b, identity_b) -> _Images:
     if b is not None:
         b = _matrix(b, "b")
         if b.shape != a.shape:
-            raise ValueError(f"b must hold variants of the images of a, in the same order and of the same shape "
+            raise ValueError("b must hold variants of the images of a, in the same order and of the same shape "
                              f"{tuple(a.shape)}, got {tuple(b.shape)}")
         if identity_b is not None and not np.array_equal(np.asarray(identity_b), np.asarray(identity_a)):
             raise ValueError("identity_b differs from identity_a: b must hold variants of the images of a in the same order")
@@ -462,6 +463,7 @@ def _sorted_unit(embeddings: Tensor, order: np.ndarray, name: str) -> Tensor:
         if not (norms.isfinite() & (norms > 0)).all():
             bad = int(np.flatnonzero(~(norms.isfinite() & (norms > 0)).numpy())[0])
             kind = "an embedding of length zero" if norms[bad] == 0 else "a value that is NaN or infinite"
-            raise ValueError(f"{name} holds {kind}, in row {int(index[bad])}: leave that image out of every set, or embed it again")
+            raise ValueError(f"{name} holds {kind}, in row {int(index[bad])}: "
+                             "leave that image out of every set, or embed it again")
         torch.mul(rows, (GRID**0.5 / norms).float(), out=unit[start:start + ROWS])
     return unit
