@@ -5,11 +5,12 @@ half alone; all that is reported comes from the evaluation half (sheet 2-mi-priv
 follow the paper to the letter are in `fa_utils.report.privacy_probes`.
 """
 
+import copy
 import functools
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -281,6 +282,14 @@ def attack_of(name: str, heads: Heads, plan: Plan) -> Attack:
     return Attack(objective=objectives[name](), eps=DEFAULT[-1], step_size=DEFAULT[-1], steps=1, seed=plan.seed)
 
 
+def on_device(attack: Attack, device: str) -> Attack:
+    """The attack with a copy of its head where the network is; heads themselves stay on the CPU, with the templates."""
+    head = getattr(attack.objective, "head", None)
+    if head is None or device == "cpu":
+        return attack
+    return replace(attack, objective=replace(attack.objective, head=copy.deepcopy(head).to(device)))
+
+
 # ---------------------------------------------------------------- templates of attacked pictures
 
 
@@ -355,13 +364,13 @@ def mixed_batches(labels: np.ndarray, unit: int) -> list[np.ndarray]:
 def attack_templates(job: Job) -> dict[str, np.ndarray]:
     """Templates of the attacked pictures: reader -> float32 (eps, n, D), unit vectors. One gradient a picture for all eps."""
     encoder = open_network(job.extractor, job.device)
-    judges = {name: open_network(name, job.device) for name in job.judges}
+    judges, attack = {name: open_network(name, job.device) for name in job.judges}, on_device(job.attack, job.device)
     found: dict[str, np.ndarray] = {}
     for batch in mixed_batches(job.labels, job.unit):
         rows = job.rows[batch]
         source = job.faces.batch(rows).to(job.device)
-        labels = torch.as_tensor(job.labels[batch]) if getattr(job.attack.objective, "takes_labels", False) else None
-        moved = job.attack.sweep(encoder, source, job.epsilons, labels=labels, keys=[str(row) for row in rows])
+        labels = torch.as_tensor(job.labels[batch]) if getattr(attack.objective, "takes_labels", False) else None
+        moved = attack.sweep(encoder, source, job.epsilons, labels=labels, keys=[str(row) for row in rows])
         for level, (_, images) in enumerate(moved):
             if job.rounded:
                 images = to_uint8(images).to(images.dtype) / 255

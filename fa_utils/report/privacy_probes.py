@@ -1,5 +1,6 @@
 """Chapter 2's measurements beside the sweeps: mixtures, maps, variable elimination, and the audit."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -38,6 +39,7 @@ from fa_utils.report.privacy_cases import (
     in_parallel,
     job_of,
     mixed_batches,
+    on_device,
     privacy_code,
     probe_images,
     read_templates,
@@ -98,7 +100,7 @@ def perturbed_pictures(case: Case, plan: Plan, *, count: int = 4, epsilons: Sequ
     levels = (0.0, case.optimum[MI], LARGEST) if epsilons is None else epsilons
     rows = case.shown[shown_rows(case, count)]
     source = case.benchmark.faces.batch(rows).to(plan.device)
-    encoder, attack = open_network(plan.extractor, plan.device), attack_of(MI, case.heads, plan)
+    encoder, attack = open_network(plan.extractor, plan.device), on_device(attack_of(MI, case.heads, plan), plan.device)
     moved = attack.sweep(encoder, source, levels, labels=torch.as_tensor(case.benchmark.labels(rows)))
     return {eps: to_uint8(images.cpu()).numpy() for eps, images in moved}
 
@@ -271,7 +273,7 @@ def sign_agreement(case: Case, plan: Plan, head, *, most: int = 400) -> tuple[np
     two arrays, shape (m,)
         Share in [0, 1]; 0 or 1.
     """
-    encoder = open_network(plan.extractor, plan.device)
+    encoder, head = open_network(plan.extractor, plan.device), copy.deepcopy(head).to(plan.device)
     rows = case.shown[:: max(1, len(case.shown) // most)]
     labels = case.benchmark.labels(rows)
     shares, saturated = np.empty(len(rows)), np.empty(len(rows))

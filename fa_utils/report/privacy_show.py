@@ -20,26 +20,27 @@ from fa_utils.report.privacy_cases import (
     Errors,
     Plan,
 )
-from fa_utils.report.privacy_probes import STAR, STRONG
+from fa_utils.report.privacy_probes import SHARES, STAR, STRONG
 from fa_utils.report.results import paper_table, results_frame
 from fa_utils.report.tables import Table, plain_table, three_columns
 
 PROFILES = {
     "smoke": {
         "people": 64, "images": 40, "iterations": 150, "grid": "quick", "utility": (0.3,), "folds": 4, "levels": 2, "pace": 5,
+        "shares": (0.0, 37.5, 50.0, 100.0),
         "device": "cpu", "workers": 1,
     },
     "laptop": {
         "people": 200, "images": 300, "iterations": 1500, "grid": "coarse", "utility": (0.0018, 0.006, 0.03, 0.3), "folds": 10,
-        "levels": 6, "pace": 2, "device": "cpu", "workers": 2,
+        "levels": 6, "pace": 2, "shares": SHARES, "device": "cpu", "workers": 2,
     },
     "gpu": {
         "people": None, "images": 2000, "iterations": 15000, "grid": "fine", "utility": (0.0012, 0.003, 0.006, 0.015, 0.03, 0.1, 0.3),
-        "folds": 10, "levels": 10, "pace": 1, "device": "cuda", "workers": 8,
+        "folds": 10, "levels": 10, "pace": 1, "shares": SHARES, "device": "cuda", "workers": 8,
     },
     "paper": {
         "people": None, "images": 5000, "iterations": 15000, "grid": "full", "utility": (0.0012, 0.003, 0.006, 0.015, 0.03, 0.1, 0.3),
-        "folds": 10, "levels": 20, "pace": 1, "device": "cuda", "workers": 8,
+        "folds": 10, "levels": 20, "pace": 1, "shares": SHARES, "device": "cuda", "workers": 8,
     },
 }  # fmt: skip
 
