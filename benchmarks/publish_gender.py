@@ -61,8 +61,9 @@ def defend(options) -> tuple[dict, dict, dict]:
             learned[name, attack], held[name, attack] = found.split(seed=options.seed)
             print(name, attack, len(found), "of", found.images, flush=True)
     training = gender.Training(
-        width=options.width, epochs=options.epochs, learning_rate=options.learning_rate, most=options.most, seed=options.seed
-    )
+        width=options.width, epochs=options.epochs, batch=options.batch, learning_rate=options.learning_rate, most=options.most,
+        seed=options.seed,
+    )  # fmt: skip
     wanted = [key for backbone in BACKBONES.values() for key in gender.wanted_denoisers(backbone)]
     return gender.train_all(wanted, learned, training, device=options.device, workers=options.workers), learned, held
 
@@ -87,16 +88,17 @@ def classifier_rows(backbone, defenses: dict, held: dict, options) -> list[dict]
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--identities", type=int, default=200, help="people of part B")
+    parser.add_argument("--identities", type=int, default=150, help="people of part B")
     parser.add_argument("--pictures", type=int, default=15, help="of each")
-    parser.add_argument("--people-c", type=int, default=400, help="people of part C, five pictures each")
+    parser.add_argument("--people-c", type=int, default=300, help="people of part C, five pictures each")
     parser.add_argument("--sweep", type=int, default=60, help="people of Figures 4 to 6")
-    parser.add_argument("--audit", type=int, default=80, help="people of the audit")
-    parser.add_argument("--resamples", type=int, default=200)
-    parser.add_argument("--width", type=int, default=8, help="channels of the denoisers; published: 64")
-    parser.add_argument("--epochs", type=int, default=4, help="of the denoisers")
+    parser.add_argument("--audit", type=int, default=60, help="people of the audit")
+    parser.add_argument("--resamples", type=int, default=100)
+    parser.add_argument("--width", type=int, default=16, help="channels of the denoisers; published: 64")
+    parser.add_argument("--epochs", type=int, default=2, help="of the denoisers")
+    parser.add_argument("--batch", type=int, default=8, help="of the denoisers")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the denoisers")
-    parser.add_argument("--most", type=int, default=4000, help="pictures that a denoiser learns from, at most")
+    parser.add_argument("--most", type=int, default=8000, help="pictures that a denoiser learns from, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", default="published", help="name of this size in the results")
     parser.add_argument("--device", default="cpu")

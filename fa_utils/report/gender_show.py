@@ -248,6 +248,25 @@ def audit_table(rows: pd.DataFrame, table: str, *, caption: str, names: dict[str
     return plain_table(pd.DataFrame(lines), caption=caption, digits={"gender accuracy (%)": 1, "RMS (gray levels)": 2})
 
 
+def conclusion_table(rows: pd.DataFrame, *, setting: str = "AA minus CC") -> Table:
+    """What size, variability and the knowledge of gender explain: AUC-DET that FGSM adds, in points and in shares."""
+    part = rows[(rows["metric"] == "auc_det_difference") & (rows["target"] == setting)]
+    lines = []
+    for source, group in part.groupby("source", sort=False):
+        four = group[group["table"] == "Audit: factorial"].set_index("method")["value"]
+        added = group[group["table"] == "Audit: controls"].set_index("method")["value"]
+        gender = added[added.index.str.match(r"FGSM \d")].mean()
+        line = {"network": source}
+        line["different minus same eps"] = np.mean([four[f"different eps, {size}"] - four[f"same eps, {size}"] for size in ("small", "large")])
+        line["large minus small eps"] = np.mean([four[f"{kind} eps, large"] - four[f"{kind} eps, small"] for kind in ("same", "different")])
+        line["FGSM on gender"] = gender
+        for kind in ("untrained", "glasses"):
+            line[f"of it from {kind} (%)"] = 100 * added[added.index.str.contains(kind)].mean() / gender
+        lines.append(line)
+    digits = {"of it from untrained (%)": 0, "of it from glasses (%)": 0}
+    return plain_table(pd.DataFrame(lines), caption=f"AUC-DET, {setting}, in points: variability, size, and other networks' gradients, means over eps.", digits=digits)
+
+
 def bits_table(rows: pd.DataFrame) -> Table:
     """Gender accuracy before and after rounding to 8 bits."""
     part, lines = rows[rows["table"] == "Audit: 8 bits"], []
