@@ -435,3 +435,17 @@ def test_predictions_of_whole_sets_are_balanced(benchmark_):
     rows = {row["metric"]: row for row in privacy.whole_rows(case, "Table 2", MI, verified, Errors(benchmark_, n_resamples=100))}
     assert rows["balanced_accuracy"]["value"] == 50 and rows["eer"]["value"] == 0
     assert rows["eer"]["n_pairs"] == len(benchmark_.pairs) and set(DEFAULT) == {0.05, 0.1, 0.15, 0.2, 0.25, 0.3}
+
+
+def test_the_summary_follows_from_the_rows():
+    assert privacy_show.summary(pd.DataFrame(columns=["table", "metric", "method", "source", "target", "far", "x", "value"])) == []
+    place = {"method": MI, "source": "LFW", "x": 0.003, "far": "evaluation", "target": "setting B", "metric": "accuracy"}
+    rows = [
+        {"table": "Optimum", "value": 85.97} | place,
+        {"table": "Clean", "value": 92.12} | place | {"method": "clean", "x": np.nan},
+        {"table": "claim 5", "value": 5.71} | place | {"metric": "balanced_accuracy_difference"},
+        {"table": "claim 5", "value": 0.256} | place | {"metric": "eer_difference"},
+    ]
+    star, costs = privacy_show.summary(pd.DataFrame(rows))
+    assert star.startswith("LFW: at eps* = 0.003, 0.77 gray levels, new probes read gender in 86.0% of the pictures (92.1% before)")
+    assert costs == "On all pictures that lowers balanced accuracy by 5.7 points and raises the equal error rate by 0.26."

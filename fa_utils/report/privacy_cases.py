@@ -417,7 +417,8 @@ def privacy_code() -> str:
 def in_parallel(function, arguments: Sequence[tuple], workers: int, progress: bool, words: str) -> list:
     """``function(*each)`` for every tuple of arguments, in order, in processes of one thread each."""
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        runner = joblib.Parallel(n_jobs=workers if len(arguments) > 1 else 1, return_as="generator")
+        # No memory maps of large arguments: they come read-only, which torch warns of.
+        runner = joblib.Parallel(n_jobs=workers if len(arguments) > 1 else 1, return_as="generator", max_nbytes=None)
         done = runner(joblib.delayed(function)(*each) for each in arguments)
         return list(tqdm(done, total=len(arguments), desc=words, disable=not progress, leave=False))
 

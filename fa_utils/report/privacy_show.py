@@ -373,29 +373,103 @@ def strip_figure(pictures: Mapping[float, np.ndarray], probabilities: Mapping[fl
 
 def summary(frame: pd.DataFrame) -> list[str]:
     """What a run found, in sentences whose numbers and words follow from its rows; for the end of the chapter."""
-    found = []
-    signs = frame[(frame["table"] == "Audit: equality") & (frame["method"] == "signs that agree, CLUB head")]
-    if len(signs):
-        found.append(f"MI-FGSM and cross-entropy FGSM on the same head agree in {signs['value'].min():.3f}% of the signs or more.")
-    part = frame[(frame["table"] == "Optimum") & (frame["method"] == MI) & (frame["far"] == "evaluation")]
-    clean = frame[(frame["table"] == "Fig. 3") & (frame["target"] == "setting B") & (frame["x"] == 0) & (frame["method"] == MI)]
-    for row in part.to_dict("records"):
-        before = clean.loc[clean["source"] == row["source"], "value"].iloc[0]
-        level = "less than half a gray level, gone when the picture is saved" if 255 * row["x"] < 0.5 else f"{255 * row['x']:.2f} gray levels"
-        found.append(f"{row['source']}: at eps* = {row['x']:g} ({level}) new probes read gender in {row['value']:.1f}% of the pictures, {before:.1f}% before.")
-    found += _largest_sentence(frame, clean)
+    parts = (_losses, _optima, _costs, _large, _files, _readers, _elsewhere, _equal_cost)
+    return [] if frame.empty else [sentence for part in parts for sentence in part(frame)]
+
+
+def _of(frame: pd.DataFrame, table: str, **wanted) -> pd.DataFrame:
+    part = frame[frame["table"] == table]
+    for name, value in wanted.items():
+        part = part[part[name] == value]
+    return part
+
+
+def _range(values: pd.Series, digits: int = 1) -> str:
+    low, high = f"{values.min():.{digits}f}", f"{values.max():.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _losses(frame: pd.DataFrame) -> list[str]:
+    signs = _of(frame, "Audit: equality", method="signs that agree, CLUB head")
+    if signs.empty:
+        return []
+    found = [f"Information and cross-entropy on the same head agree in at least {signs['value'].min():.3f}% of the signs."]
+    crossed = _of(frame, "Audit: 2 x 2", target="setting A", x=DEFAULT[0])
+    value = {method: group["value"] for method, group in crossed.groupby("method")}
+    saturated = _of(frame, "Audit: equality", method="images with a saturated cross-entropy, MLP")["value"]
+    return found + [
+        f"Setting A at eps {DEFAULT[0]:g}: FGSM leaves {_range(value['cross-entropy on MLP'])}%, the same step with the information loss "
+        f"{_range(value['information on MLP'])}%; the cross-entropy was saturated on {_range(saturated)}% of the pictures."
+    ]
+
+
+def _optima(frame: pd.DataFrame) -> list[str]:
+    found, clean = [], _of(frame, "Clean", target="setting B").set_index("source")["value"]
+    for row in _of(frame, "Optimum", method=MI, far="evaluation").to_dict("records"):
+        found.append(
+            f"{row['source']}: at eps* = {row['x']:g}, {255 * row['x']:.2f} gray levels, new probes read gender in {row['value']:.1f}% of the pictures "
+            f"({clean[row['source']]:.1f}% before); chance is 50%."
+        )
     return found
 
 
-def _largest_sentence(frame: pd.DataFrame, clean: pd.DataFrame) -> list[str]:
-    part = frame[(frame["table"] == "Fig. 3") & (frame["target"] == "setting B") & (frame["x"] == DEFAULT[0]) & frame["method"].isin(GRADIENT)]
-    if part.empty:
+def _costs(frame: pd.DataFrame) -> list[str]:
+    gender, error = (_of(frame, "claim 5", metric=metric)["value"] for metric in ("balanced_accuracy_difference", "eer_difference"))
+    if gender.empty:
         return []
-    start = clean.set_index("source")["value"]
-    above = (part["value"] > part["source"].map(start)).sum()
-    low, high = part["value"].min(), part["value"].max()
+    return [f"On all pictures that lowers balanced accuracy by {_range(gender)} points and raises the equal error rate by {_range(error, 2)}."]
+
+
+def _large(frame: pd.DataFrame) -> list[str]:
+    part = _of(frame, "Fig. 3", target="setting B", x=DEFAULT[0])
+    part = part[part["method"].isin(GRADIENT)]
+    told = _of(frame, "Audit: labels", method="random labels, those labels read", x=DEFAULT[0])["value"]
+    if part.empty or told.empty:
+        return []
+    start = _of(frame, "Clean", target="setting B").set_index("source")["value"]
+    above = int((part["value"] > part["source"].map(start)).sum())
     return [
-        f"At eps = {DEFAULT[0]:g} new probes read gender in {low:.1f} to {high:.1f}% of the pictures; "
-        f"in {above} of {len(part)} cells that is more than before the attack."
+        f"At eps {DEFAULT[0]:g} new probes read gender in {_range(part['value'])}% of the pictures, more than on clean ones in {above} of {len(part)} cells. "
+        f"Labels drawn at random and given to the attack are read in {_range(told)}% of the pictures."
     ]
 
+
+def _files(frame: pd.DataFrame) -> list[str]:
+    part = _of(frame, "Audit: 8 bits", target="setting B")
+    if part.empty:
+        return []
+    lowest = part.groupby(["method", "source"])["value"].min()
+    methods = list(dict.fromkeys(part["method"]))
+    change = lowest[methods[1]] - lowest[methods[0]]
+    return [f"Saved with 8 bits, the lowest accuracy of MI-FGSM changes by {change.min():+.1f} to {change.max():+.1f} points."]
+
+
+def _readers(frame: pd.DataFrame) -> list[str]:
+    part = frame[(frame["table"] == "Audit: adaptive") & (frame["metric"] == "accuracy")]
+    stars = _of(frame, "Optimum", method=MI, far="evaluation").set_index("source")["x"]
+    part = part[np.isclose(part["x"], part["source"].map(stars).fillna(-1.0))]
+    if part.empty:
+        return []
+    best = part.groupby("source")["value"].max()
+    own = _of(part, "Audit: adaptive", method="the paper's probes", far="attacked").set_index("source")["value"]
+    gain = (best - own).rename("gain")
+    return [f"At eps* the best of the adapting readers gains {_range(gain)} points over the probes of the paper."]
+
+
+def _elsewhere(frame: pd.DataFrame) -> list[str]:
+    part = frame[(frame["table"] == "Audit: other extractors") & (frame["metric"] == "accuracy_difference")]
+    stars = _of(frame, "Optimum", method=MI, far="evaluation").set_index("source")["x"]
+    part = part[np.isclose(part["x"], part["source"].map(stars).fillna(-1.0))]
+    if part.empty:
+        return []
+    own = part.groupby("far", sort=False)["value"]
+    words = "; ".join(f"{name} {values.min():+.1f} to {values.max():+.1f}" for name, values in own)
+    return [f"Templates of the same pictures by each extractor, change of accuracy at eps* in points: {words}."]
+
+
+def _equal_cost(frame: pd.DataFrame) -> list[str]:
+    part = frame[(frame["table"] == "Audit: equal EER") & (frame["metric"] == "balanced_accuracy_difference")]
+    if part.empty:
+        return []
+    ends = "; ".join(f"{method} {_range(group['value'])}" for method, group in part.groupby("method", sort=False))
+    return [f"At the nearest EER, gender accuracy in points: {ends}."]
