@@ -75,7 +75,7 @@ def accuracy_figure(rows: pd.DataFrame, backbone: Backbone):
         if index:
             for style, (defense, curve) in enumerate(defended.groupby("method", sort=False), start=1):
                 line_with_band(ax, *(curve.sort_values("x")[c] for c in ("x", "value")), label=defense, style=style)
-            ax.legend(frameon=False, fontsize=8)
+            fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
         ax.axvspan(backbone.grid[0], backbone.grid[-1], color="#888888", alpha=0.18, linewidth=0)
         ax.axhline(50, color="#666666", linewidth=0.8, linestyle=":")
         log_ticks(ax, part["x"])
