@@ -384,6 +384,12 @@ def _of(frame: pd.DataFrame, table: str, **wanted) -> pd.DataFrame:
     return part
 
 
+def _at_optimum(frame: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a part at MI-FGSM's eps*."""
+    stars = dict(_of(frame, "Optimum", method=MI, far="evaluation")[["source", "x"]].to_numpy())
+    return part[[row["x"] == stars.get(row["source"]) for row in part.to_dict("records")]]
+
+
 def _range(values: pd.Series, digits: int = 1) -> str:
     low, high = f"{values.min():.{digits}f}", f"{values.max():.{digits}f}"
     return low if low == high else f"{low} to {high}"
@@ -446,8 +452,7 @@ def _files(frame: pd.DataFrame) -> list[str]:
 
 def _readers(frame: pd.DataFrame) -> list[str]:
     part = frame[(frame["table"] == "Audit: adaptive") & (frame["metric"] == "accuracy")]
-    stars = _of(frame, "Optimum", method=MI, far="evaluation").set_index("source")["x"]
-    part = part[np.isclose(part["x"], part["source"].map(stars).fillna(-1.0))]
+    part = _at_optimum(frame, part)
     if part.empty:
         return []
     best = part.groupby("source")["value"].max()
@@ -458,8 +463,7 @@ def _readers(frame: pd.DataFrame) -> list[str]:
 
 def _elsewhere(frame: pd.DataFrame) -> list[str]:
     part = frame[(frame["table"] == "Audit: other extractors") & (frame["metric"] == "accuracy_difference")]
-    stars = _of(frame, "Optimum", method=MI, far="evaluation").set_index("source")["x"]
-    part = part[np.isclose(part["x"], part["source"].map(stars).fillna(-1.0))]
+    part = _at_optimum(frame, part)
     if part.empty:
         return []
     own = part.groupby("far", sort=False)["value"]
