@@ -204,11 +204,15 @@ def unit(templates: np.ndarray) -> np.ndarray:
 def eliminated(
     case: Case, eliminations: Mapping[str, Elimination], plan: Plan, *, levels: int = 10, progress: bool = True
 ) -> dict[str, dict[int, Verified]]:
-    """Both methods after about ``levels`` numbers of steps on all pictures: method -> {eliminated variables: result}."""
+    """Both methods on all pictures: method -> {eliminated variables: result}.
+
+    Before the first step (the templates are standardized by then) and after at most ``levels`` numbers of steps, which grow
+    by a factor: the first variables cost most.
+    """
     keys, arguments = [], []
     for method, elimination in eliminations.items():
         most = elimination.max_steps
-        for steps in sorted({max(1, round(most * k / levels)) for k in range(1, levels + 1)}):
+        for steps in sorted({0, *np.geomspace(1, most, levels).round().astype(int).tolist()}):
             keys.append((method, steps * elimination.per_step))
             arguments.append((case.benchmark, unit(elimination.transform(case.clean["evaluation"], steps)), plan.seed))
     found: dict[str, dict[int, Verified]] = {method: {} for method in eliminations}
@@ -263,24 +267,36 @@ def _against(case: Case, table: str, method: str, one: Verified, other: Verified
 # ---------------------------------------------------------------- audit 1: MI-FGSM is FGSM
 
 
-def sign_agreement(case: Case, plan: Plan, head, *, most: int = 400) -> tuple[np.ndarray, np.ndarray]:
+SINGLE, DOUBLE = 400, 100  # pictures whose gradients are compared in single and in double precision
+
+
+def sign_agreement(
+    case: Case, plan: Plan, head, *, most: int = SINGLE, number: torch.dtype = torch.float32
+) -> tuple[np.ndarray, np.ndarray]:
     """Signs of the gradient of the estimate and of the cross-entropy on one head: share that agrees, and whether the latter is saturated.
 
-    In float32 a cross-entropy is saturated when the true label's probability rounds to one.
+    A cross-entropy is saturated when the true label's probability rounds to one.
+
+    Parameters
+    ----------
+    most : int
+        Pictures, evenly from the balanced set.
+    number : torch.dtype
+        float32, as attacks compute, or float64.
 
     Returns
     -------
     two arrays, shape (m,)
         Share in [0, 1]; 0 or 1.
     """
-    encoder, head = open_network(plan.extractor, plan.device), copy.deepcopy(head).to(plan.device)
-    rows = case.shown[:: max(1, len(case.shown) // most)]
+    encoder, head = (copy.deepcopy(part).to(plan.device, number) for part in (open_network(plan.extractor, plan.device), head))
+    rows = sampled(case.shown, most)
     labels = case.benchmark.labels(rows)
     shares, saturated = np.empty(len(rows)), np.empty(len(rows))
     for batch in mixed_batches(labels, plan.unit):
         wanted, gradients = torch.as_tensor(labels[batch]), []
         for objective in (ClubInformation(head), Misclassify(head)):
-            images = case.benchmark.faces.batch(rows[batch]).to(plan.device).requires_grad_()
+            images = case.benchmark.faces.batch(rows[batch]).to(plan.device, number).requires_grad_()
             logits = objective.predict(encoder, images)
             gradients.append(torch.autograd.grad(objective.loss(logits, wanted.to(plan.device)).sum(), images)[0])
         same = gradients[0].sign() == gradients[1].sign()
@@ -290,19 +306,25 @@ def sign_agreement(case: Case, plan: Plan, head, *, most: int = 400) -> tuple[np
     return shares, saturated
 
 
+def sampled(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most about ``most`` of the rows, evenly."""
+    return rows[:: max(1, len(rows) // most)]
+
+
+
+
 def equality_rows(cases: Mapping[str, Case], plan: Plan, *, progress: bool = True) -> list[dict]:
     """Audit 1 and claim 9: signs, and the 2 x 2 of {information, cross-entropy} x {CLUB head, MLP} in both settings."""
     rows = []
     for case in cases.values():
         for name, head in (("CLUB head", case.heads.main), ("MLP", case.heads.mlp)):
             shares, saturated = sign_agreement(case, plan, head)
-            people = case.identity[:: max(1, len(case.shown) // 400)]
-            for words, values in (("signs that agree", shares), ("images with a saturated cross-entropy", saturated)):
-                interval = two_way_bootstrap(values, people, people, seed=0)
-                row = result_row("hit_rate", interval, len(values), table="Audit: equality", method=f"{words}, {name}", source=case.name)
-                rows.append(row)
-                if name == "CLUB head" and words.startswith("signs"):
-                    rows.append(row | {"table": "claim 9", "method": words})
+            exact, _ = sign_agreement(case, plan, head, most=DOUBLE, number=torch.float64)
+            rows.append(_share_row(case, f"signs that agree, {name}", shares, SINGLE))
+            rows.append(_share_row(case, f"the same in double precision, {name}", exact, DOUBLE))
+            rows.append(_share_row(case, f"images with a saturated cross-entropy, {name}", saturated, SINGLE))
+            if name == "CLUB head":
+                rows.append(_share_row(case, "signs that agree", shares, SINGLE, table="claim 9"))
     for case in cases.values():
         levels = tuple(sorted({case.optimum[MI], case.optimum[FGSM], DEFAULT[0], LARGEST}))
         _extra_sweep(case, plan, list(TWINS.values()), levels, progress=progress)
@@ -312,6 +334,13 @@ def equality_rows(cases: Mapping[str, Case], plan: Plan, *, progress: bool = Tru
                     values = case.readings.values(setting, name, eps)
                     rows.append(case.readings.row("Audit: 2 x 2", setting, values, method=f"{loss} on {head}", source=case.name, x=eps))
     return rows
+
+
+def _share_row(case: Case, method: str, values: np.ndarray, most: int, *, table: str = "Audit: equality") -> dict:
+    """A share of signs or of pictures, from one value for each of the `sampled` pictures."""
+    people = sampled(case.identity, most)
+    interval = two_way_bootstrap(values, people, people, seed=0)
+    return result_row("hit_rate", interval, len(values), table=table, method=method, source=case.name)
 
 
 CROSSED = {
