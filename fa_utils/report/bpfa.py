@@ -488,6 +488,8 @@ def transfer_effects(scores: Scores, cast: Cast, budget: Budget, benchmark: str,
                 found += mean_differences(scores, "claim 1", cells, *pair, **place)
                 rows += [row | {"method": f"{table}: {row['method']}"} for row in found]
             own = [(network_name(source), network_name(source))]
+            if not scores.has(method + PLUS, budget.steps, own):
+                continue
             name = f"{benchmark}: {method}{PLUS} minus {method}"
             compared = (method + PLUS, budget.steps), (method, budget.steps)
             where = {"metric": "hit_rate", "name": name, "source": own[0][0], "target": own[0][1], **place}
@@ -508,6 +510,8 @@ def order_effects(scores: Scores, cast: Cast, budget: Budget) -> list[dict]:
         name = f"{metric}_difference"
         for weak in ("FIM", "MI"):
             for strong in ("FMDN", "SSA"):
+                if not scores.has(strong, step, cells):
+                    continue
                 value = scores.interval((gain(weak, metric=metric) - gain(strong, metric=metric)) / 2)
                 method = f"half of: gain of {weak} minus gain of {strong}"
                 rows.append(result_row(name, value, n_pairs, table="claim 3", method=method, **shared))
