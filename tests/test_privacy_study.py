@@ -310,7 +310,7 @@ def test_the_frontier_is_what_nothing_beats():
 
 
 def test_eliminations_are_stopped_at_the_nearest_number():
-    by_number = {5: 90.0, 10: 80.0, 15: 70.0}
+    by_number = {0: 79.0, 5: 90.0, 10: 80.0, 15: 70.0}
     assert privacy_probes.nearest(by_number, 78.0, float) == 10 and privacy_probes.nearest(by_number, 85.0, float) == 5
 
 
@@ -321,6 +321,18 @@ def test_eliminations_take_the_published_numbers(pace):
     found = {name: privacy_probes._fit_elimination(name, templates, labels, pace, 0, "") for name in privacy.ELIMINATIONS}
     assert len(found["IVE"].eliminated) == 100 and found["IVE"].per_step == 5 * pace
     assert 128 - 5 - 3 * pace < len(found["Multi-IVE"].eliminated) <= 128 - 5
+
+
+def test_the_own_scale_differs_from_the_templates_by_what_is_eliminated():
+    random = np.random.default_rng(0)
+    templates, labels = privacy_probes.unit(random.standard_normal((140, 128)) * np.linspace(0.2, 2, 128)), np.arange(140) % 2
+    for name in privacy.ELIMINATIONS:
+        fitted = privacy_probes._fit_elimination(name, templates, labels, 4, 0, "")
+        assert np.allclose(privacy_probes.own_scale(fitted, templates, 0), templates)
+        left = privacy_probes.own_scale(fitted, templates, 1)
+        assert left.shape[1] == (128 - 20 if name == "IVE" else 128)
+    kept = np.setdiff1d(np.arange(128), privacy_probes._fit_elimination("IVE", templates, labels, 4, 0, "").eliminated[:20])
+    assert np.array_equal(privacy_probes.own_scale(privacy_probes._fit_elimination("IVE", templates, labels, 4, 0, ""), templates, 1), templates[:, kept])
 
 
 # ---------------------------------------------------------------- claims

@@ -78,6 +78,7 @@ def whole_rows(case: Case, table: str, method: str, verified: Verified, errors: 
 
 REFERENCE = "Reference"
 ELIMINATIONS = ("IVE", "Multi-IVE")
+OWN_SCALE = {"IVE": "IVE, own scale", "Multi-IVE": "Multi-IVE, own scale"}  # the same, not left standardized
 MIXED = {MI: 50.0, MI_MLP: 37.5}  # attack -> share of clean templates in percent at which the paper finds AgeDB most private
 
 

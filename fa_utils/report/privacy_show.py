@@ -7,7 +7,7 @@ import pandas as pd
 
 from fa_utils.report import privacy
 from fa_utils.report.figures import COLORS, LINES, MARKERS, image_strip, line_with_band, new_figure
-from fa_utils.report.privacy import ELIMINATIONS, REFERENCE
+from fa_utils.report.privacy import ELIMINATIONS, OWN_SCALE, REFERENCE
 from fa_utils.report.privacy_cases import (
     ATTACKS,
     BENCHMARKS,
@@ -177,13 +177,16 @@ def table_two(metric: str, published: pd.DataFrame, live: pd.DataFrame, *, table
     )  # fmt: skip
 
 
+_DIALS = (*ELIMINATIONS, *OWN_SCALE.values())
+
+
 def strength_table(part: pd.DataFrame, *, caption: str) -> Table:
     """Both numbers and the strength (eps, or eliminated variables) of every method."""
     lines = []
     for (source, method), group in part[~part["metric"].str.endswith("difference")].groupby(["source", "method"], sort=False):
         value = {row["metric"]: row for row in group.to_dict("records")}
         at = group["x"].iloc[0]
-        words = "" if np.isnan(at) else f"{at:g} eliminated" if method in ELIMINATIONS else f"eps {at:g}"
+        words = "" if np.isnan(at) else f"{at:g} eliminated" if method in _DIALS else f"eps {at:g}"
         line = {"benchmark": source, "method": method, "at": words}
         line["gender (%)"] = _cell(value["balanced_accuracy"], 1, True)
         line["EER (%)"] = _cell(value["eer"], 2, True)
@@ -330,6 +333,9 @@ def utility_figure(part: pd.DataFrame):
             look = {"color": COLORS[style % len(COLORS)], "marker": MARKERS[style % len(MARKERS)], "ms": 5, "lw": 1.2}
             if len(curve):
                 ax.plot(curve["eer"], curve["gender"], LINES[style % len(LINES)], label=method, **look)
+            if method in OWN_SCALE:
+                own = mine[mine["method"] == OWN_SCALE[method]].sort_values("x")
+                ax.plot(own["eer"], own["gender"], "-", label=OWN_SCALE[method], mfc="none", **look)
         start = mine[mine["method"] == REFERENCE]
         ax.plot(start["eer"], start["gender"], "*", color="#000000", ms=14, label="no protection", zorder=5)
         ax.axhline(50, color="#666666", linewidth=1, linestyle="--")
@@ -373,7 +379,7 @@ def strip_figure(pictures: Mapping[float, np.ndarray], probabilities: Mapping[fl
 
 def summary(frame: pd.DataFrame) -> list[str]:
     """What a run found, in sentences whose numbers and words follow from its rows; for the end of the chapter."""
-    parts = (_losses, _optima, _costs, _large, _files, _readers, _elsewhere, _equal_cost)
+    parts = (_losses, _optima, _costs, _large, _files, _readers, _elsewhere, _scales, _equal_cost)
     return [] if frame.empty else [sentence for part in parts for sentence in part(frame)]
 
 
@@ -471,9 +477,19 @@ def _elsewhere(frame: pd.DataFrame) -> list[str]:
     return [f"Templates of the same pictures by each extractor, change of accuracy at eps* in points: {words}."]
 
 
+def _scales(frame: pd.DataFrame) -> list[str]:
+    part = _of(frame, "Privacy and utility", metric="eer", x=0.0)
+    if part.empty or "IVE" not in set(part["method"]):
+        return []
+    value = {method: group["value"] for method, group in part.groupby("method")}
+    return [
+        f"Equal error rate without protection {_range(value[REFERENCE], 2)}%, with templates that are standardized and nothing else {_range(value['IVE'], 2)}%."
+    ]
+
+
 def _equal_cost(frame: pd.DataFrame) -> list[str]:
     part = frame[(frame["table"] == "Audit: equal EER") & (frame["metric"] == "balanced_accuracy_difference")]
     if part.empty:
         return []
-    ends = "; ".join(f"{method} {_range(group['value'])}" for method, group in part.groupby("method", sort=False))
+    ends = "; ".join(f"{method} {group['value'].min():+.1f} to {group['value'].max():+.1f}" for method, group in part.groupby("method", sort=False))
     return [f"At the nearest EER, gender accuracy in points: {ends}."]
