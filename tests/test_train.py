@@ -134,9 +134,12 @@ def test_fresh_pictures_for_each_epoch(fit, blobs):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_fall_where_features_agree_with_labels(loss):
     torch.manual_seed(0)
-    criterion = TrainingLoss(recipe(loss=loss, margin=0.2, spread=0.0), dim=8, classes=4)
+    learned = {"attribute": "label"} if loss == "linear" else {}
+    criterion = TrainingLoss(recipe(loss=loss, margin=0.2, spread=0.0, **learned), dim=8, classes=4)
     labels = torch.arange(4).repeat(4)
-    if loss != "triplet":
+    if loss == "linear":
+        criterion.loss.weight.data.copy_(torch.eye(8)[:4])
+    elif loss != "triplet":
         criterion.start_from(torch.eye(8)[:4])
     good = functional.one_hot(labels, 8) + 0.2 * torch.randn(16, 8)
     bad = functional.one_hot((labels + 1) % 4, 8) * 0.3 + good * 0.7
