@@ -217,6 +217,13 @@ def test_many_pairs_show_that_placements_are_alike():
     assert bpfa.judge_effects(rows)[6].verdict == HOLDS
 
 
+def test_rounding_does_not_decide_a_claim():
+    place = {"table": "claim 4", "metric": "hit_rate_difference", "method": "a minus b", "source": "all", "target": "mean"}
+    for low, verdict in ((8.7e-17, UNDECIDED), (1e-3, HOLDS)):
+        rows = pd.DataFrame([place | {"value": 1.0, "ci_low": low, "ci_high": 2.0, "n_pairs": 20}])
+        assert bpfa.judge_effects(rows)[4].verdict == verdict
+
+
 def test_unlike_layers_are_not_similar(cast, budget):
     found = judged(cast, budget, lambda method, step: 0.8 if "(act)" in method else 0.5)
     assert found[6].verdict == FAILS

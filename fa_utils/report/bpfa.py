@@ -649,8 +649,10 @@ def _where(row: dict) -> str:
 
 
 def _evidence(row: dict, *, bound: float = 0.0, sign: int = 1, unit: str = "points") -> Evidence:
-    low, high = sorted((sign * row["ci_low"], sign * row["ci_high"]))
-    return claim_mean_difference(sign * row["value"], low, high, int(row["n_pairs"]), bound=bound, unit=unit)
+    # A sum of shares that should be 0 may end at 1e-16, which is not above 0.
+    value, low, high = (round(sign * row[name], 9) for name in ("value", "ci_low", "ci_high"))
+    low, high = sorted((low, high))
+    return claim_mean_difference(value, low, high, int(row["n_pairs"]), bound=bound, unit=unit)
 
 
 def _similar(part: pd.DataFrame) -> Evidence:
