@@ -32,7 +32,7 @@ PROFILES = {
     },
     "laptop": {
         "people": 200, "images": 300, "iterations": 1500, "grid": "coarse", "utility": (0.0018, 0.006, 0.03, 0.3), "folds": 10,
-        "levels": 6, "pace": 2, "shares": SHARES, "device": "cpu", "workers": 2,
+        "levels": 4, "pace": 2, "shares": SHARES, "device": "cpu", "workers": 2,
     },
     "gpu": {
         "people": None, "images": 2000, "iterations": 15000, "grid": "fine", "utility": (0.0012, 0.003, 0.006, 0.015, 0.03, 0.1, 0.3),
