@@ -379,7 +379,7 @@ def strip_figure(pictures: Mapping[float, np.ndarray], probabilities: Mapping[fl
 
 def summary(frame: pd.DataFrame) -> list[str]:
     """What a run found, in sentences whose numbers and words follow from its rows; for the end of the chapter."""
-    parts = (_losses, _optima, _costs, _large, _files, _readers, _elsewhere, _scales, _equal_cost)
+    parts = (_losses, _optima, _costs, _large, _files, _readers, _elsewhere, _scales, _own_scale, _equal_cost)
     return [] if frame.empty else [sentence for part in parts for sentence in part(frame)]
 
 
@@ -484,6 +484,17 @@ def _scales(frame: pd.DataFrame) -> list[str]:
     value = {method: group["value"] for method, group in part.groupby("method")}
     return [
         f"Equal error rate without protection {_range(value[REFERENCE], 2)}%, with templates that are standardized and nothing else {_range(value['IVE'], 2)}%."
+    ]
+
+
+def _own_scale(frame: pd.DataFrame) -> list[str]:
+    part = _of(frame, "Audit: own scale", metric="eer_difference")
+    if part.empty:
+        return []
+    zero = int(((part["ci_low"] <= 0) & (part["ci_high"] >= 0)).sum())
+    return [
+        f"On the own scale, where they hide about as much, eliminations differ from MI-FGSM by {part['value'].min():+.2f} to {part['value'].max():+.2f} points "
+        f"of equal error rate; {zero} of {len(part)} intervals hold zero."
     ]
 
 
