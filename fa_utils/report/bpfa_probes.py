@@ -179,7 +179,7 @@ def memory_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, d
 # ---------------------------------------------------------------- time
 
 
-def cost_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, rounds: int = 3, device: str = "cpu") -> list[dict]:
+def cost_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, rounds: int = 1, device: str = "cpu") -> list[dict]:
     """Time of a step of FIM with BPFA at each kind of layer, in times of a step of FIM; the paper has no such table.
 
     The contenders take turns, on the CPU by processor time, and of the rounds the fastest counts: what disturbs a run only
