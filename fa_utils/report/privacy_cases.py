@@ -70,7 +70,7 @@ EARLY = 0.015  # where the paper says that the attacks have reached their lowest
 STEPS = 50  # of the sensitive range
 GRIDS = {  # which of its steps are run: few where curves are flat, all that matter where they bend
     "quick": (2, 5, 25, 50),
-    "coarse": (1, 2, 3, 4, 5, 7, 10, 16, 25, 50),
+    "coarse": (1, 2, 3, 5, 7, 10, 25, 50),
     "fine": (*range(1, 11), 12, 14, 16, 20, 25, 30, 40, 50),
     "full": tuple(range(1, STEPS + 1)),
 }

@@ -31,7 +31,7 @@ PROFILES = {
         "device": "cpu", "workers": 1,
     },
     "laptop": {
-        "people": 200, "images": 300, "iterations": 1500, "grid": "coarse", "utility": (0.0018, 0.006, 0.03, 0.3), "folds": 10,
+        "people": 160, "images": 240, "iterations": 1500, "grid": "coarse", "utility": (0.006, 0.03, 0.3), "folds": 10,
         "levels": 4, "pace": 2, "shares": SHARES, "device": "cpu", "workers": 2,
     },
     "gpu": {
