@@ -248,8 +248,8 @@ def test_a_network_without_residual_units_is_refused_before_any_work(pair, part)
         attack(surrogate=[part])(plain, *pair)
 
 
-@pytest.mark.parametrize("layout", SMALL)
-def test_every_layout_has_residual_units(layout):
+@pytest.mark.parametrize("layout", [layout for layout in SMALL if layout != "vgg16"])  # a plain chain
+def test_every_residual_layout_has_residual_units(layout):
     assert FaceEncoder(build_backbone(layout), name=layout, input_size=56).residual_units()
 
 
