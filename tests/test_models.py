@@ -40,7 +40,7 @@ def test_small_networks_embed_and_have_small_size(layout):
     assert build_backbone(layout, embedding=16).eval()(torch.zeros(1, 3, 56, 56)).shape == (1, 16)
 
 
-@pytest.mark.parametrize("layout", SMALL)
+@pytest.mark.parametrize("layout", [layout for layout in SMALL if layout != "vgg16"])  # a plain chain has no units
 def test_units_sum_their_two_branches(layout):
     encoder = small_encoder(layout)
     units = encoder.residual_units()
@@ -211,7 +211,7 @@ def test_public_keys_and_shapes(layout):
 
 
 def test_every_full_layout_has_its_public_names_tested():
-    assert set(FULL) - {"ires", "irse"} == set(PUBLIC)
+    assert set(FULL) - {"ires", "irse", "vgg16"} == set(PUBLIC)  # VGG16 has torchvision's names without a translation
 
 
 @pytest.mark.parametrize(
