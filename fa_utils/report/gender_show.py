@@ -18,8 +18,8 @@ PROFILES = {
         "width": 4, "epochs": 1, "most": 60, "device": "cpu", "workers": 1,
     },
     "laptop": {
-        "identities": 45, "pictures": 15, "people_c": 100, "sweep": 16, "audit": 20, "resamples": 100,
-        "width": 8, "epochs": 2, "most": 1000, "device": "cpu", "workers": 2,
+        "identities": 36, "pictures": 15, "people_c": 80, "sweep": 16, "audit": 16, "resamples": 100,
+        "width": 8, "epochs": 2, "most": 800, "device": "cpu", "workers": 2,
     },
     "gpu": {
         "identities": 500, "pictures": 15, "people_c": 800, "sweep": 100, "audit": 200, "resamples": 200,
