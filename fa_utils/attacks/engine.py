@@ -188,7 +188,7 @@ class Attack:
     def __post_init__(self) -> None:
         for name, method in (("inputs", "bind"), ("surrogate", "attach"), ("gradient", "bind")):
             object.__setattr__(self, name, _parts(name, getattr(self, name), method))
-        if not hasattr(self.objective, "loss"):
+        if not hasattr(self.objective, "loss") and not hasattr(self.objective, "draw"):
             raise TypeError(f"objective must be an objective such as Impersonate(), got {self.objective!r}")
         _check_fraction("eps", self.eps)
         _check_fraction("step_size", self.step_size)

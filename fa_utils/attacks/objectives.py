@@ -225,9 +225,6 @@ class RandomSigns:
     def reference(self, encoder: nn.Module, anchor: None) -> None:
         return None
 
-    def loss(self, prediction: Tensor, reference: Tensor) -> Tensor:
-        raise NotImplementedError("RandomSigns draws its direction; there is nothing to minimize")
-
     def draw(self, scope, step: int) -> Tensor:
         """Signs (B, 3, H, W) of -1 and 1, with ``mask`` also 0, from each image's own generator."""
         count, channels, height, width = scope.source.shape

@@ -22,7 +22,6 @@ from fa_utils.models.zoo import load_encoder
 BATCH = 60  # pictures attacked at once
 SMALL = (0.010, 0.015, 0.020, 0.025, 0.030, 0.035)
 LARGE = (0.110, 0.115, 0.120, 0.125, 0.130, 0.135)
-REACH = 0.010  # how far PGD-ATK gets: ten steps of 0.001
 
 
 @dataclass(frozen=True)
@@ -393,11 +392,11 @@ def _paper_variants(plan, backbone, classifier, source, labels, keys) -> Iterato
     for eps, images in fgsm_attack(backbone.ball, seed=plan.seed).sweep(classifier, source, backbone.grid, **given):
         yield fgsm(eps), images, True
         if plan.fgsm_denoiser is not None:
-            yield denoised(fgsm(eps)), clean_up(plan.fgsm_denoiser, images), True
+            yield denoised(fgsm(eps)), clean_up(plan.fgsm_denoiser.to(plan.device), images), True
     images = pgd_attack(backbone.ball, seed=plan.seed)(classifier, source, **given)
     yield PGD, images, True
     if plan.pgd_denoiser is not None:
-        yield denoised(PGD), clean_up(plan.pgd_denoiser, images), True
+        yield denoised(PGD), clean_up(plan.pgd_denoiser.to(plan.device), images), True
     random = preset("rand_atk", eps=backbone.ball, seed=plan.seed)
     for eps, images in random.sweep(classifier, source, backbone.grid, keys=keys):
         yield rand(eps), images, True

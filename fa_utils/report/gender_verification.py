@@ -94,7 +94,7 @@ class Scored:
     Attributes
     ----------
     values : {setting: {metric: value}}
-    draws : {setting: {metric: (resamples,)}}, empty without a bootstrap
+    draws : {setting: {metric: (resamples,)}}, nan where a resample has too few impostors for the metric
     frozen : {setting: (FNMR, FMR)} at the threshold of CC
     mated, impostors : {setting: count}
     """
@@ -106,9 +106,8 @@ class Scored:
     impostors: dict[str, int]
 
     def interval(self, setting: str, metric: str) -> Interval:
-        """Value of a setting with its percentile interval; nan ends without a bootstrap."""
-        draws = self.draws.get(setting, {}).get(metric)
-        return _interval(self.values[setting][metric], draws)
+        """Value of a setting with its percentile interval; nan ends where no resample has the metric."""
+        return _interval(self.values[setting][metric], self.draws[setting][metric])
 
     def difference(self, better: str, worse: str, metric: str) -> tuple[float, np.ndarray]:
         """Difference of two settings and its replicates."""
@@ -121,8 +120,8 @@ def gap(one: Scored, setting: str, other: Scored, other_setting: str, metric: st
     return value, one.draws[setting][metric] - other.draws[other_setting][metric]
 
 
-def _interval(value: float, draws: np.ndarray | None) -> Interval:
-    if draws is None or not np.isfinite(draws).any():
+def _interval(value: float, draws: np.ndarray) -> Interval:
+    if not np.isfinite(draws).any():
         return Interval(value, np.nan, np.nan)
     low, high = np.nanquantile(draws, [0.025, 0.975])
     return Interval(float(value), float(min(low, value)), float(max(high, value)))
@@ -140,16 +139,13 @@ def score_settings(
     people : int
         Everyone in the study: resampling draws from them, so that settings on different pictures stay paired.
     n_resamples : int
-        0 for no bootstrap.
     """
     compared = {name: compare_all(a, identity, b, None if b is None else identity) for name, (a, b) in pairs.items()}
     values = {name: errors_of(c) for name, c in compared.items()}
     limit = compared["CC"].threshold(FMR) if "CC" in compared and compared["CC"].resolves(FMR) else None
     frozen = {name: c.errors_at(limit) for name, c in compared.items()} if limit is not None else {}
-    draws = {}
-    if n_resamples:
-        for name, (a, b) in pairs.items():
-            draws[name] = replicates(a, identity, b, people=people, n_resamples=n_resamples, seed=seed, fmr=FMR, metrics=ERRORS)
+    options = {"people": people, "n_resamples": n_resamples, "seed": seed, "fmr": FMR, "metrics": ERRORS}
+    draws = {name: replicates(a, identity, b, **options) for name, (a, b) in pairs.items()}
     return Scored(values, draws, frozen, {n: c.mated for n, c in compared.items()}, {n: c.impostors for n, c in compared.items()})
 
 
