@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fa_utils.data import lfw
+from fa_utils.data import pictures
 from fa_utils.data.lfw import load_lfw
 
 REAL = Path(os.environ.get("FA_LFW", "/work/real"))  # a reader's own copy; the last test is skipped without
@@ -71,8 +71,8 @@ def test_decodes_once_and_again_after_a_change(tmp_path, load, monkeypatch):
     write_tree(tmp_path)
     load()
     decoded = []
-    read = lfw._read_image
-    monkeypatch.setattr(lfw, "_read_image", lambda path: decoded.append(path) or read(path))
+    read = pictures.read_picture
+    monkeypatch.setattr(pictures, "read_picture", lambda path, *crop: decoded.append(path) or read(path, *crop))
     load()
     assert len(decoded) == 1  # the first picture, for its size
     Image.new("RGB", (8, 6), (200, 0, 0)).save(tmp_path / "Cem" / "Cem_0002.png", compress_level=0)

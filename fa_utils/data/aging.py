@@ -4,9 +4,10 @@ import numpy as np
 
 from fa_utils.data.faceset import Pairs
 
-__all__ = ["fold_pairs"]
+__all__ = ["fold_pairs", "made_pairs"]
 
 PER_FOLD = 300  # of each kind: LFW's and AgeDB-30's 6,000 pairs in 10 folds
+_FOLDS, _PEOPLE, _PICTURES = 10, 100, 20  # made pairs: folds, people in each at most, and pictures of each of them
 
 
 def fold_pairs(
@@ -75,6 +76,35 @@ def fold_pairs(
             rows.append(np.column_stack([chosen, np.full(size, kind), np.full(size, number)]))
     table = np.concatenate(rows)
     return Pairs(a=table[:, 0], b=table[:, 1], same=table[:, 2].astype(bool), fold=table[:, 3])
+
+
+def made_pairs(identity: np.ndarray, *, seed: int = 0) -> Pairs:
+    """Pairs in the way of LFW for a dataset without a list: as many as its people allow, at most 10 folds of 300 + 300.
+
+    Only people with two pictures or more take part, at most 1,000 drawn with ``seed`` and 20 pictures of each, so that a
+    dataset of any size costs little. Every fold has other people, and as many mated as impostor pairs.
+
+    Raises
+    ------
+    ValueError
+        Fewer than four people with two pictures: no two folds can be made.
+    """
+    identity = np.asarray(identity)
+    people, counts = np.unique(identity, return_counts=True)
+    able = people[counts > 1]
+    if len(able) < 4:
+        raise ValueError(f"{len(able)} of {len(people)} people have two pictures or more; a verification protocol needs 4 at least")
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(able)[: _FOLDS * _PEOPLE]
+    order = random.permutation(len(identity))
+    order = order[np.isin(identity[order], chosen)]
+    turn = np.empty(len(order), dtype=int)  # 0 for a person's first picture in this order, 1 for the second, ...
+    by_person = np.argsort(identity[order], kind="stable")
+    starts = np.unique(identity[order][by_person], return_index=True)[1]
+    turn[by_person] = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
+    rows = np.sort(order[turn < _PICTURES])
+    pairs = fold_pairs(identity[rows], folds=min(_FOLDS, len(chosen) // 2), seed=seed)
+    return Pairs(rows[pairs.a], rows[pairs.b], pairs.same, pairs.fold)
 
 
 def _candidates(identity, age, gap: float, members) -> dict[bool, np.ndarray]:

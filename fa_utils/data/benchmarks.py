@@ -1,7 +1,7 @@
 """Verification benchmarks: pictures and the pairs that a protocol compares."""
 
-from pathlib import Path
-
+from fa_utils.data.aging import made_pairs
+from fa_utils.data.datasets import KINDS, find_dataset, read_pictures
 from fa_utils.data.domains import load_domain, protocol_pairs
 from fa_utils.data.faceset import FaceSet, Pairs
 
@@ -18,24 +18,26 @@ def load_benchmark(
     Parameters
     ----------
     name : str
-        A procedural domain with a test split; for real faces "lfw".
+        A procedural domain with a test split; of no account with real faces.
     faces : str
-        "procedural", or the folder of a real LFW.
+        "procedural", or an address of real faces: see :func:`fa_utils.data.load_faces`.
     identities : int, optional
         Procedural only: fewer people than the benchmark's own, for a quick look. The pairs of a fold shrink in proportion.
+        Real faces are taken whole.
     progress : bool
 
     Returns
     -------
     FaceSet, Pairs
-        LFW's protocol has 10 folds of 300 mated and 300 impostor pairs.
+        LFW's protocol has 10 folds of 300 mated and 300 impostor pairs. Real faces come with the official pairs where
+        their folder has the list (LFW's pairs.txt, AgeDB-30's), else with pairs made by :func:`fa_utils.data.aging.made_pairs`.
     """
-    if faces != "procedural":
-        from fa_utils.data.lfw import load_lfw
-
-        if name != "lfw":
-            raise ValueError(f"name = {name!r}: of real benchmarks 'lfw' can be read so far")
-        return load_lfw(Path(faces), progress=progress)
+    if str(faces) != "procedural":
+        kind, folder = find_dataset(faces)
+        listing = KINDS[kind].read(folder)
+        pairs = KINDS[kind].pairs(listing)
+        pictures = read_pictures(listing, kind, progress=progress)
+        return pictures, (made_pairs(pictures.identity) if pairs is None else pairs).check(pictures)
     pictures = load_domain(name, "test", identities=identities, progress=progress)
     people = len(set(pictures.identity.tolist()))
     per_fold = min(_PER_FOLD, max(1, people // _FOLDS * 2))

@@ -1,26 +1,29 @@
 """Labeled Faces in the Wild (Huang et al. 2007), read from the reader's own copy in its standard layout.
 
-Pictures are taken as they are, neither cropped nor aligned: they should lie on the template that the
-networks expect (usually the 112 x 112 ArcFace template). They are decoded once, into a memory-mapped cache.
+Pictures should lie on the template that the networks expect (usually the 112 x 112 ArcFace template). :func:`load_lfw`
+takes them as they are; ``load_faces`` crops the originals of 250 x 250, see ``ORIGINAL``.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm.auto import tqdm
 
-from fa_utils.data.cache import cached_array
 from fa_utils.data.faceset import FaceSet, Pairs
+from fa_utils.data.lists import first_of, numbered_lines
+from fa_utils.data.pictures import Crop, Listing, decode, face_set
 from fa_utils.paths import CACHE
 
-__all__ = ["load_lfw"]
+__all__ = ["fetch_with_sklearn", "list_lfw", "load_lfw", "looks_like_lfw", "official_pairs"]
 
 _FILE = re.compile(r"(?P<person>.+)_(?P<number>\d{4})\.(?:jpg|jpeg|png)", re.IGNORECASE)
 _LAYOUT = "Name/Name_0001.jpg (or .png)"
+
+# Funneled pictures have their eyes near (105, 112) and (145, 112); this box brings them near the template's
+# (38, 52) and (74, 52). An estimate: there was no aligned and original LFW side by side to check it on.
+ORIGINAL = Crop(box=(60, 52, 190, 182), size=(250, 250))
 
 Picture = tuple[str, int]  # a person's name and the number of the picture, counted from 1
 
@@ -45,7 +48,7 @@ def load_lfw(root: str | Path, *, subset: bool = False, cache: str | Path = CACH
     -------
     FaceSet
         Pictures in order of name and number; ``identity`` counts the persons in order of name; attributes
-        ``person`` and ``number``.
+        ``person``, ``number``, ``file`` and, where its lists are there, ``gender``.
     Pairs
         10 folds of 300 mated and 300 impostor pairs.
 
@@ -54,68 +57,152 @@ def load_lfw(root: str | Path, *, subset: bool = False, cache: str | Path = CACH
     FileNotFoundError
         When the persons' folders or pairs.txt are not there: says where they are looked for.
     ValueError
-        When a line of pairs.txt is malformed or names a missing picture, or a picture cannot be decoded or
-        has another size than the others.
+        When a line of pairs.txt is malformed or names a missing picture, or pictures cannot be decoded or
+        one has another size than the others.
     OSError
         When the cache cannot be written.
     """
-    folder = _people_folder(Path(root))
-    files = _find_pictures(folder)
-    lines = _read_pairs(_pairs_file(folder), files)
+    listing = _list(_people_folder(Path(root)))
+    pairs = official_pairs(listing)
+    if pairs is None:
+        raise FileNotFoundError(
+            f"pairs.txt of LFW is missing: looked for {' and '.join(map(str, _beside(listing.folder, 'pairs.txt')))}; "
+            "expected is the list of view 2, with 10 folds of 300 mated and 300 impostor pairs"
+        )
     if subset:
-        used = {picture for first, second, _ in lines for picture in (first, second)}
-        files = {picture: path for picture, path in files.items() if picture in used}
-    position = {picture: i for i, picture in enumerate(files)}
-    people, identity = np.unique([person for person, _ in files], return_inverse=True)
-    attributes = pd.DataFrame(list(files), columns=["person", "number"])
-    faces = FaceSet(_decode(list(files.values()), Path(cache), progress), identity, attributes, "lfw")
-    pairs = Pairs(a=[position[first] for first, _, _ in lines],
-                  b=[position[second] for _, second, _ in lines],
-                  same=np.array([first[0] == second[0] for first, second, _ in lines]),
-                  fold=[fold for _, _, fold in lines])
+        used = np.union1d(pairs.a, pairs.b)
+        listing = listing.take(used)
+        pairs = Pairs(np.searchsorted(used, pairs.a), np.searchsorted(used, pairs.b), pairs.same, pairs.fold)
+    faces = face_set(listing, decode(listing, Path(cache), progress=progress)[0])
     return faces, pairs.check(faces)
 
 
-def _people_folder(root: Path) -> Path:
+def looks_like_lfw(root: Path) -> bool:
+    """Whether ``root`` or its folder ``lfw`` has pictures named like their folders, ``Name/Name_0001.jpg``."""
+    return _find_people(root) is not None
+
+
+def list_lfw(root: Path) -> Listing:
+    """As :func:`load_lfw` reads it; pictures of 250 x 250, LFW's own size, are cropped (``ORIGINAL``).
+
+    Attributes ``person``, ``number`` and ``gender`` (1 male, 0 female, -1 in both lists or in neither) where
+    ``male_names.txt`` or ``female_names.txt`` lies beside pairs.txt.
+    """
+    listing = _list(_people_folder(root))
+    crop = ORIGINAL if _size(listing.folder / listing.files[0]) == ORIGINAL.size else None
+    return Listing(listing.name, listing.folder, listing.files, listing.attributes, crop)
+
+
+def official_pairs(listing: Listing) -> Pairs | None:
+    """The pairs of ``pairs.txt``; None where there is none."""
+    path = first_of(_beside(listing.folder, "pairs.txt"))
+    if path is None:
+        return None
+    lines = _read_pairs(path, _positions(listing.attributes))
+    return Pairs(*(np.array(column) for column in zip(*lines, strict=True)))
+
+
+def fetch_with_sklearn() -> Path:
+    """The folder of funneled LFW that scikit-learn keeps; its fetcher downloads it (230 MB) where it is missing.
+
+    The folder is scikit-learn's: ``SCIKIT_LEARN_DATA`` or ``~/scikit_learn_data``.
+
+    Raises
+    ------
+    OSError
+        The download failed: says where the files can be put by hand.
+    """
+    from sklearn.datasets import fetch_lfw_people, get_data_home
+
+    home = Path(get_data_home()) / "lfw_home"
+    if (home / "lfw_funneled").is_dir() and (home / "pairs.txt").is_file():
+        return home / "lfw_funneled"
+    try:  # of what it returns nothing is used, hence only the one person with 500 pictures, and small
+        fetch_lfw_people(min_faces_per_person=500, resize=0.1)
+    except OSError as error:
+        raise OSError(f"scikit-learn cannot download LFW ({error}); put lfw_funneled/{_LAYOUT} and pairs.txt into {home}, "
+                      "or name the folder of another copy") from error
+    return home / "lfw_funneled"
+
+
+def _find_people(root: Path) -> Path | None:
     for folder in (root / "lfw", root):
-        if folder.is_dir() and next(folder.glob("*/*_[0-9][0-9][0-9][0-9].*"), None):
-            return folder
+        for path in folder.glob("*/*_[0-9][0-9][0-9][0-9].*"):
+            if _picture(path):
+                return folder
+    return None
+
+
+def _people_folder(root: Path) -> Path:
+    folder = _find_people(root)
+    if folder:
+        return folder
     found = sorted(path.name for path in root.iterdir())[:5] if root.is_dir() else None
     state = f"it holds {found or 'nothing'}" if root.is_dir() else "there is no such folder"
     raise FileNotFoundError(f"no LFW pictures at {root}: expected {root / 'lfw' / _LAYOUT} or "
                             f"{root / _LAYOUT}; {state}")
 
 
-def _find_pictures(folder: Path) -> dict[Picture, Path]:
-    """All pictures, in order of name and number."""
-    files: dict[Picture, Path] = {}
+def _picture(path: Path) -> Picture | None:
+    match = _FILE.fullmatch(path.name)
+    return (match["person"], int(match["number"])) if match and match["person"] == path.parent.name else None
+
+
+def _list(folder: Path) -> Listing:
+    """All pictures, in order of name and number, with their genders."""
+    files: dict[Picture, str] = {}
     for path in sorted(folder.glob("*/*")):
-        match = _FILE.fullmatch(path.name)
-        if not match or match["person"] != path.parent.name:
+        picture = _picture(path)
+        if picture is None:
             continue
-        picture = match["person"], int(match["number"])
         if picture in files:
-            raise ValueError(f"two files for one picture: {files[picture]} and {path}; keep one of them")
-        files[picture] = path
-    if not files:
-        raise FileNotFoundError(f"no LFW pictures in {folder}: expected {folder / _LAYOUT}, each file named "
-                                "like its folder")
-    return dict(sorted(files.items()))
+            raise ValueError(f"two files for one picture: {folder / files[picture]} and {path}; keep one of them")
+        files[picture] = path.relative_to(folder).as_posix()
+    attributes = pd.DataFrame(sorted(files), columns=["person", "number"])
+    gender = _read_genders(folder, attributes)
+    if gender is not None:
+        attributes["gender"] = gender
+    return Listing("lfw", folder, [files[picture] for picture in sorted(files)], attributes)
 
 
-def _pairs_file(folder: Path) -> Path:
-    places = [folder / "pairs.txt", folder.parent / "pairs.txt"]
-    for path in places:
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"pairs.txt of LFW is missing: looked for {places[0]} and {places[1]}; expected "
-                            "is the list of view 2, with 10 folds of 300 mated and 300 impostor pairs")
+def _positions(attributes: pd.DataFrame) -> dict[Picture, int]:
+    return {picture: row for row, picture in enumerate(zip(attributes["person"], attributes["number"]))}
 
 
-def _read_pairs(path: Path, files: dict[Picture, Path]) -> list[tuple[Picture, Picture, int]]:
-    """Both pictures and the fold of every pair."""
-    text = path.read_text(encoding="utf-8")
-    header, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
+def _size(path: Path) -> tuple[int, int] | None:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError):
+        return None  # decoding reports it
+
+
+def _beside(folder: Path, name: str) -> list[Path]:
+    return [folder / name, folder.parent / name]
+
+
+def _read_genders(folder: Path, attributes: pd.DataFrame) -> np.ndarray | None:
+    """1 where only the men's list names the picture, 0 where only the women's does, else -1; None without lists."""
+    lists = {"male": first_of(_beside(folder, "male_names.txt")), "female": first_of(_beside(folder, "female_names.txt"))}
+    if not any(lists.values()):
+        return None
+    position = _positions(attributes)
+    named = {gender: np.zeros(len(attributes), dtype=bool) for gender in lists}
+    for gender, path in lists.items():
+        for number, words in numbered_lines(path) if path else []:
+            match = _FILE.fullmatch(" ".join(words))
+            if not match:
+                raise ValueError(f"{path} line {number} must name a picture, as in 'Name_0001.jpg'; got {' '.join(words)!r}")
+            row = position.get((match["person"], int(match["number"])))
+            if row is None:
+                raise ValueError(f"{path} line {number} names {' '.join(words)}, which is not among the pictures of {folder}")
+            named[gender][row] = True
+    return np.where(named["male"] == named["female"], -1, named["male"]).astype(np.int8)
+
+
+def _read_pairs(path: Path, position: dict[Picture, int]) -> list[tuple[int, int, bool, int]]:
+    """Positions of both pictures, whether they show one person, and the fold, of every pair."""
+    header, *lines = [words for _, words in numbered_lines(path)] or [[]]
     if len(header) != 2 or not all(field.isdecimal() and int(field) > 0 for field in header):
         raise ValueError(f"{path} line 1 must give the folds and the pairs of each kind in a fold, "
                          f"as in '10 300'; got {' '.join(header)!r}")
@@ -127,13 +214,12 @@ def _read_pairs(path: Path, files: dict[Picture, Path]) -> list[tuple[Picture, P
     for i, fields in enumerate(lines):
         where = f"{path} pair {i + 1} ({' '.join(fields)!r})"
         mated = i % (2 * per_kind) < per_kind
-        first, second = _parse(fields, mated, where)
-        for picture in (first, second):
-            if picture not in files:
-                person, number = picture
+        pictures = _parse(fields, mated, where)
+        for person, number in pictures:
+            if (person, number) not in position:
                 raise ValueError(f"{where} names picture {number} of {person}, which is missing: expected "
                                  f"{person}/{person}_{number:04d}.jpg (or .png) among the pictures")
-        pairs.append((first, second, i // (2 * per_kind)))
+        pairs.append((position[pictures[0]], position[pictures[1]], mated, i // (2 * per_kind)))
     return pairs
 
 
@@ -145,30 +231,3 @@ def _parse(fields: list[str], mated: bool, where: str) -> tuple[Picture, Picture
     if not mated and names[0] == names[1]:
         raise ValueError(f"{where} stands among the impostor pairs, but names one person twice")
     return (names[0], int(numbers[0])), (names[1], int(numbers[1]))
-
-
-def _decode(files: list[Path], cache: Path, progress: bool) -> np.ndarray:
-    """uint8 (N, 3, H, W) in the order of ``files``, from the cache when no file changed since."""
-    size = _read_image(files[0]).shape
-    key = hashlib.sha256()
-    for path in files:
-        state = path.stat()
-        key.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
-
-    def fill(array: np.ndarray) -> None:
-        for i, path in enumerate(tqdm(files, desc="decoding LFW", unit="image", disable=not progress)):
-            image = _read_image(path)
-            if image.shape != size:
-                raise ValueError(f"{path} is {image.shape[2]} x {image.shape[1]}, but {files[0].name} is "
-                                 f"{size[2]} x {size[1]}; all pictures must be of one size")
-            array[i] = image
-
-    return cached_array(cache / f"{key.hexdigest()[:16]}.npy", (len(files), *size), fill)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (OSError, SyntaxError) as error:  # Pillow raises either on a damaged file
-        raise ValueError(f"{path} cannot be decoded ({error}); replace it with an intact copy") from error
