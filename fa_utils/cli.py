@@ -1,4 +1,4 @@
-"""The command ``fa``: list, run and sweep notebooks, train networks, show results, build the book."""
+"""The command ``fa``: list, run and sweep notebooks, register and train networks, show results, build the book."""
 
 import argparse
 import itertools
@@ -113,6 +113,69 @@ def _book(arguments) -> int:
     return 0
 
 
+def _register(arguments) -> int:
+    from fa_utils.models import registry
+
+    fed = {"channels": arguments.channels, "input_size": arguments.input_size}
+    fed |= {"mean": _one_or_three(arguments.mean), "std": _one_or_three(arguments.std)}
+    try:
+        entry = registry.register_network(arguments.name, arguments.path, layout=arguments.layout, **fed)
+    except ValueError as error:
+        raise ParameterError(error) from error
+    print(f"{entry.name} is in {registry.networks_file()}: sha256 {entry.sha256}")
+    print(f"its accuracy and thresholds: fa networks {entry.name} --faces FOLDER")
+    return 0
+
+
+def _networks(arguments) -> int:
+    from fa_utils.models import registry
+
+    try:
+        table = registry.network_table()
+        names = arguments.names or list(table.index)
+        if unknown := [name for name in names if name not in table.index]:
+            raise ParameterError(f"no network is called {unknown[0]!r}.{registry.nearest(unknown[0], list(table.index))}")
+        print(table.loc[names].to_string())
+        if arguments.faces:
+            print(_measured(names, arguments.faces).to_string(float_format="{:.4f}".format))
+    except ValueError as error:
+        raise ParameterError(error) from error
+    return 0
+
+
+def _measured(names: list[str], faces: str) -> pd.DataFrame:
+    from fa_utils.data import load_benchmark
+    from fa_utils.report.scores import measure_networks
+
+    table = measure_networks(names, load_benchmark(faces=faces)).drop(columns="address")
+    print(f"\non {faces}: accuracy, and thresholds of the cosine by false accept rate")
+    return table
+
+
+def _unpack(arguments) -> int:
+    from fa_utils.data.archives import unpack
+
+    try:
+        unpack(arguments.archive, arguments.folder)
+    except ValueError as error:
+        raise ParameterError(error) from error
+    print(f"unpacked: {arguments.folder}")
+    return 0
+
+
+def _number(text: str) -> float:
+    """A number of a command line, fractions such as 128/255 included."""
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(above)
+    except ZeroDivisionError as error:
+        raise ValueError(text) from error
+
+
+def _one_or_three(values: list[float] | None) -> float | list[float] | None:
+    return values[0] if values and len(values) == 1 else values
+
+
 def _add_parameters(parser: argparse.ArgumentParser) -> None:
     pair = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     parser.add_argument("notebook", help="a name of notebooks/, such as 3_dfanet, or a path")
@@ -140,6 +203,24 @@ def parser() -> argparse.ArgumentParser:
     sweep.set_defaults(call=_sweep)
     commands.add_parser("list", help="notebooks and their parameters").set_defaults(call=_list)
     commands.add_parser("results", help="the published results, with provenance").set_defaults(call=_results)
+    register = commands.add_parser("register", help="give a network of your own a name")
+    register.add_argument("name", help="letters, digits, _ and -")
+    register.add_argument("path", help="ONNX file, public checkpoint, or weight file of fa train")
+    register.add_argument("--layout", help="of a public checkpoint: ires50, irse50, mobile, incres, ...")
+    register.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the input")
+    for key in ("mean", "std"):
+        register.add_argument(f"--{key}", type=_number, nargs="+", metavar="X",
+                              help=f"{key} of pictures in [0, 1], one number or three (RGB); 128/255 is understood")
+    register.add_argument("--channels", choices=("rgb", "bgr"), help="order that the network takes")
+    register.set_defaults(call=_register)
+    networks = commands.add_parser("networks", help="the networks of the zoo, and your own")
+    networks.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    networks.add_argument("--faces", help="measure accuracy and thresholds: procedural, or a folder of real faces")
+    networks.set_defaults(call=_networks)
+    unpack = commands.add_parser("unpack", help="unpack an archive of faces")
+    unpack.add_argument("archive")
+    unpack.add_argument("folder")
+    unpack.set_defaults(call=_unpack)
     train = commands.add_parser("train", help="train a network of the zoo", add_help=False)
     train.add_argument("arguments", nargs=argparse.REMAINDER)
     train.set_defaults(call=_train)

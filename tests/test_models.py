@@ -147,6 +147,26 @@ def mobile_keys() -> dict[str, tuple[int, ...]]:
     return keys | {"linear.weight": (512, 512)} | norm("bn", 512)
 
 
+def xiaoccer_keys() -> dict[str, tuple[int, ...]]:
+    """MobileFaceNet for 112 x 96 as Xiaoccer/MobileFaceNet_Pytorch names it: (factor, width, units, stride) by stage."""
+
+    def block(prefix, *shape, linear=False):
+        keys = conv_norm(prefix + ".", "conv", "bn", *shape)
+        return keys if linear else keys | {f"{prefix}.prelu.weight": (shape[0],)}
+
+    keys = block("conv1", 64, 3, 3, 3) | block("dw_conv1", 64, 1, 3, 3)
+    before, index = 64, 0
+    for factor, width, count in ((2, 64, 5), (4, 128, 1), (2, 128, 6), (4, 128, 1), (2, 128, 2)):
+        for _ in range(count):
+            prefix, inner = f"blocks.{index}.conv.", before * factor
+            keys |= conv_norm(prefix, "0", "1", inner, before, 1, 1) | {prefix + "2.weight": (inner,)}
+            keys |= conv_norm(prefix, "3", "4", inner, 1, 3, 3) | {prefix + "5.weight": (inner,)}
+            keys |= conv_norm(prefix, "6", "7", width, inner, 1, 1)
+            before, index = width, index + 1
+    keys |= block("conv2", 512, 128, 1, 1) | block("linear7", 512, 1, 7, 6, linear=True)
+    return keys | block("linear1", 512, 512, 1, 1, linear=True)
+
+
 def inception_keys() -> dict[str, tuple[int, ...]]:
     def basic(prefix, *shape):
         return conv_norm(prefix + ".", "conv", "bn", *shape)
@@ -200,7 +220,7 @@ def resnet50_keys() -> dict[str, tuple[int, ...]]:
 PUBLIC = {f"ires{depth}": arcface_keys(units) for depth, units in ARCFACE_UNITS.items()}
 PUBLIC |= {f"ir{depth}": evolve_keys(units, False) for depth, units in EVOLVE_UNITS.items()}
 PUBLIC |= {f"irse{depth}": evolve_keys(units, True) for depth, units in EVOLVE_UNITS.items()}
-PUBLIC |= {"mobile": mobile_keys(), "incres": inception_keys(), "resnet50": resnet50_keys()}
+PUBLIC |= {"mobile": mobile_keys(), "mobile96": xiaoccer_keys(), "incres": inception_keys(), "resnet50": resnet50_keys()}
 
 
 @pytest.mark.parametrize("layout", PUBLIC)
@@ -222,6 +242,7 @@ def test_every_full_layout_has_its_public_names_tested():
         ("ires50", 43.59),
         ("ires100", 65.16),
         ("mobile", 1.20),
+        ("mobile96", 1.20),
         ("incres", 23.48),
     ],
 )
@@ -231,7 +252,7 @@ def test_parameter_counts_are_the_published_ones(layout, millions):
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize(("layout", "units"), [("ires", 24), ("irse", 24), ("mobile", 12), ("incres", 21)])
+@pytest.mark.parametrize(("layout", "units"), [("ires", 24), ("irse", 24), ("mobile", 12), ("mobile96", 12), ("incres", 21)])
 def test_full_networks_expose_every_residual_unit(layout, units):
     with torch.device("meta"):
         net = build_backbone(layout, "full")
@@ -266,7 +287,7 @@ def test_public_facenet_classification_layer_is_ignored():
     assert not net.last_linear.weight.any()
 
 
-def test_a_mismatch_lists_all_keys_and_loads_nothing():
+def test_a_mismatch_lists_keys_and_loads_nothing():
     net, state = public_mobile()
     before = net.linear.weight.clone()
     del state["conv_3.model.1.conv.conv.weight"], state["bn.bias"]

@@ -14,7 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from fa_utils.models import FaceEncoder, build_backbone
-from fa_utils.models.onnx import BlackBox, export_onnx, onnx_encoder
+from fa_utils.models.onnx import (
+    BlackBox,
+    check_paths,
+    check_signature,
+    export_onnx,
+    onnx_encoder,
+    stated_size,
+)
 
 REAL = Path("/work/shared/real/networks")
 REAL_NETWORKS = ["edgeface_xxs", "face_reid_0095", "mobileface_v2", "mobilefacenet_casia", "mobilefacenet_y1"]
@@ -177,6 +184,147 @@ def test_an_output_that_is_no_embedding_is_refused(tmp_path):
         onnx_encoder(tmp_path / "map.onnx", input_size=8)
 
 
+def test_more_than_one_output_is_an_error_that_names_them(exported, tmp_path):
+    model = onnx.load(exported)
+    model.graph.output.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ("batch", 3, 112, 112)))
+    onnx.save(model, tmp_path / "two.onnx")
+    for open_it in (onnx_encoder, lambda path: BlackBox(path, thresholds={})):
+        with pytest.raises(ValueError, match=r"1 and 2.*outputs embedding \(\?, \?\), image \(\?, 3, 112, 112\)"):
+            open_it(tmp_path / "two.onnx")
+
+
+def test_an_empty_file_and_weights_in_other_files(exported, tmp_path):
+    (tmp_path / "empty.onnx").touch()
+    with pytest.raises(ValueError, match=r"empty \(0 bytes\)"):
+        onnx_encoder(tmp_path / "empty.onnx")
+    onnx.save(onnx.load(exported), tmp_path / "outside.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with pytest.raises(ValueError, match="weights in other files"):
+        onnx_encoder(tmp_path / "outside.onnx")
+
+
+def test_inputs_of_another_type_and_fixed_batches(tmp_path):
+    model = tiny_network()
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    with pytest.raises(ValueError, match="type FLOAT16"):
+        check_signature(model, tmp_path, 8)
+    model = tiny_network()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, tmp_path / "four.onnx")
+    with pytest.raises(ValueError, match="exactly 4 images at a time"):
+        onnx_encoder(tmp_path / "four.onnx", input_size=8)
+
+
+# --- as the field publishes them
+
+
+def one_image_at_a_time(shape: list[int]) -> onnx.ModelProto:
+    """A network whose file fixes the batch to one, in its input, its output and a reshape."""
+    model = tiny_network()
+    (old,) = [tensor for tensor in model.graph.initializer if tensor.name == "shape"]
+    old.CopyFrom(numpy_helper.from_array(np.array(shape, np.int64), "shape"))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    return model
+
+
+@pytest.mark.parametrize("shape", [[1, -1], [1, 4 * 64], [-1, 4 * 64], [0, -1]])
+def test_a_file_for_one_image_takes_more(shape, tiny, tmp_path):
+    onnx.save(one_image_at_a_time(shape), tmp_path / "one.onnx")
+    encoder, box = onnx_encoder(tmp_path / "one.onnx", input_size=8), BlackBox(tmp_path / "one.onnx", thresholds={}, input_size=8)
+    torch.testing.assert_close(encoder.features(images(3, 8)), run(tiny, images(3, 8)), rtol=1e-5, atol=1e-5)
+    assert check_paths(encoder, box) > 1 - 1e-6
+    picture = encode(images(1, 8)[0])
+    assert box.compare_many([(picture, picture)] * 3).shape == (3,)
+
+
+def test_a_file_that_mixes_several_images_is_refused(tmp_path):
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["everything"], axes=[0, 1, 2, 3], keepdims=1),
+        helper.make_node("Sub", ["image", "everything"], ["centered"]),
+        helper.make_node("Flatten", ["centered"], ["embedding"]),
+    ]
+    onnx.save(graph_of(nodes, {}, shape=(1, 3, 8, 8)), tmp_path / "mixes.onnx")
+    with pytest.raises(ValueError, match="one image at a time, and mixes several"):
+        onnx_encoder(tmp_path / "mixes.onnx", input_size=8)
+    nodes = [helper.make_node("Squeeze", ["image", "axis"], ["one"]), helper.make_node("Reshape", ["one", "row"], ["embedding"])]
+    constants = {"axis": np.array([0]), "row": np.array([1, -1])}
+    onnx.save(graph_of(nodes, constants, shape=(1, 3, 8, 8)), tmp_path / "squeeze.onnx")
+    with pytest.raises(ValueError, match="one image at a time, and more cannot be had"):
+        BlackBox(tmp_path / "squeeze.onnx", thresholds={}, input_size=8)
+
+
+def test_preprocessing_outside_the_graph_on_both_paths(tiny):
+    options = {"input_size": 8, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 1 / 255), "channels": "bgr"}
+    encoder, box = onnx_encoder(tiny, **options), BlackBox(tiny, thresholds={}, **options)
+    mean, std = (torch.tensor(options[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    fed = ((images(3, 8) - mean) / std).flip(1)
+    torch.testing.assert_close(encoder.features(images(3, 8)), run(tiny, fed), rtol=1e-4, atol=1e-3)
+    assert check_paths(encoder, box) > 1 - 1e-6
+    plain = BlackBox(tiny, thresholds={}, input_size=8)
+    with pytest.raises(ValueError, match="tiny: the differentiable network and ONNX Runtime disagree"):
+        check_paths(encoder, plain)
+
+
+def test_black_box_refuses_bad_preprocessing(tiny):
+    with pytest.raises(ValueError, match="'rgb' or 'bgr'"):
+        BlackBox(tiny, thresholds={}, input_size=8, channels="gbr")
+    with pytest.raises(ValueError, match="std must be positive"):
+        BlackBox(tiny, thresholds={}, input_size=8, std=0.0)
+    with pytest.raises(ValueError, match="has its own mean"):
+        BlackBox(small_encoder(), thresholds={}, mean=0.5)
+
+
+def test_another_size_than_the_pictures(tmp_path):
+    """A network of 160 pixels sees pictures of 112 enlarged, by the same rule on both paths."""
+    torch.manual_seed(0)
+    large = FaceEncoder(build_backbone("resnet50", embedding=16), name="large", input_size=56)
+    path = export_onnx(large, tmp_path / "large.onnx", size=224)
+    encoder, box = onnx_encoder(path, input_size=224), BlackBox(path, thresholds={}, input_size=224)
+    files = [encode(image) for image in images(2)]
+    rounded = (images(2) * 255).round() / 255
+    a, b = encoder.embed(rounded)
+    assert box.compare(*files) == pytest.approx(float(a @ b), abs=1e-5)
+    with pytest.raises(ValueError, match="--input-size"):
+        onnx_encoder(path)
+    assert stated_size(path) == 224
+
+
+def test_an_encoder_that_enlarges_is_exported_at_its_own_size():
+    torch.manual_seed(0)
+    encoder = FaceEncoder(build_backbone("ires", embedding=16), name="odd", input_size=160, mean=0.5, std=0.5)
+    encoder.backbone = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten())
+    box = BlackBox(encoder, thresholds={})
+    files = [encode(image) for image in images(2)]
+    a, b = encoder.embed((images(2) * 255).round() / 255)
+    assert box.input_size == 160 and box.compare(*files) == pytest.approx(float(a @ b), abs=1e-5)
+
+
+def test_an_old_file_with_old_operations(tmp_path):
+    """Opset 8, weights listed among the inputs, dropout and a gemm: what MXNet's exporter writes."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.normal(0, 0.5, (4, 3, 3, 3)), "gain": np.ones(4), "bias": np.zeros(4), "mean": np.full(4, 0.1),
+        "var": np.ones(4), "dense": rng.normal(0, 0.1, (5, 4 * 36)), "offset": np.zeros(5),
+    }  # fmt: skip
+    constants = {name: value.astype(np.float32) for name, value in constants.items()}
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], kernel_shape=[3, 3]),
+        helper.make_node("BatchNormalization", ["c", "gain", "bias", "mean", "var"], ["n"]),
+        helper.make_node("Dropout", ["n"], ["d"], ratio=0.4),
+        helper.make_node("Flatten", ["d"], ["f"]),
+        helper.make_node("Gemm", ["f", "dense", "offset"], ["embedding"], transB=1),
+    ]
+    model = graph_of(nodes, constants, shape=(1, 3, 8, 8))
+    model.opset_import[0].version, model.ir_version = 8, 3
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, (1, 5)))
+    for name, value in constants.items():
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
+    onnx.save(model, tmp_path / "old.onnx")
+    options = {"input_size": 8, "std": 1 / 255}
+    encoder, box = onnx_encoder(tmp_path / "old.onnx", **options), BlackBox(tmp_path / "old.onnx", thresholds={}, **options)
+    assert check_paths(encoder, box) > 1 - 1e-6
+
+
 # --- black box
 
 
@@ -245,3 +393,4 @@ def test_real_networks_convert_and_agree_with_onnx_runtime(name):
     (grad,) = torch.autograd.grad(out[:, 0].sum(), x)
     assert grad.isfinite().all() and grad.abs().flatten(1).amax(1).min() > 0
     assert len(encoder.residual_units()) >= 8 and len(encoder.convolutions()) >= 19
+    assert check_paths(encoder, BlackBox(REAL / f"{name}.onnx", thresholds={})) > 0.9999

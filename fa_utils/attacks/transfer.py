@@ -27,8 +27,11 @@ from fa_utils.attacks.craft import craft, run_grid
 from fa_utils.attacks.engine import Attack
 from fa_utils.data import FaceSet, Pairs, attack_pairs, to_float
 from fa_utils.metrics import pair_similarity, rmsd
+from fa_utils.models import registry
+from fa_utils.models.checkpoints import SUFFIXES
 from fa_utils.models.encoder import FaceEncoder
 from fa_utils.models.onnx import BlackBox, onnx_encoder
+from fa_utils.models.recipes import nearest
 from fa_utils.models.weights import write_atomically
 from fa_utils.models.zoo import load_encoder, read_encoder, zoo_table
 from fa_utils.paths import CACHE
@@ -127,44 +130,89 @@ def benchmark_pairs(faces: FaceSet, pairs: Pairs, n_pairs: int, *, seed: int = 0
 
 
 def network_name(address: str) -> str:
-    """How tables call a network: a name of the zoo as it is, a file by its stem."""
+    """How tables call a network: a name of the zoo or of the networks file as it is, a file by its stem."""
     return Path(address).stem if _is_file(address) else address
 
 
-@functools.lru_cache(maxsize=32)
 def open_network(address: str, device: str = "cpu") -> FaceEncoder:
-    """The network at an address: a name of the zoo, an ONNX file, or a weight file of ``fa train``.
+    """The network at an address: a name of the zoo or of the user's networks file, an ONNX file, or a weight file of ``fa train``.
 
-    Loaded once in each process.
+    Loaded once in each process, and again where its entry in the networks file has changed.
 
     Raises
     ------
     ValueError, FileNotFoundError, WeightsError
-        For an unknown name (the nearest is offered) or a file that is missing or damaged.
+        For an unknown name (the nearest is offered), a checkpoint that is not registered, or a file that is missing
+        or damaged.
     """
-    if address.endswith(".onnx"):
-        return onnx_encoder(address).to(device)
-    return (read_encoder(address) if _is_file(address) else load_encoder(address)).to(device)
+    return _open(_source(address), device)
+
+
+def network_sha256(address: str) -> str:
+    """Checksum of the network: of its file and, for a registered one, of how pictures are prepared for it."""
+    source = _source(address)
+    return source.digest if isinstance(source, registry.Entry) else _sha256(source)
+
+
+def _source(address: str) -> registry.Entry | str:
+    """The registered entry of an address; a file or a name of the zoo as it is."""
+    if _is_file(address):
+        return address
+    # Asked first, so that a networks file that claims a name of the zoo is an error and not passed over.
+    known = registry.registered()
+    if address in known:
+        return known[address]
+    if known and address not in (zoo := zoo_table().index):
+        raise ValueError(
+            f"network {address!r} is neither in the zoo nor in {registry.networks_file()}{nearest(address, [*known, *zoo])}"
+        )
+    return address
 
 
 @functools.lru_cache(maxsize=32)
-def network_sha256(address: str) -> str:
-    """Checksum of the network's file."""
-    if _is_file(address):
-        return hashlib.sha256(Path(address).read_bytes()).hexdigest()
+def _open(source: registry.Entry | str, device: str) -> FaceEncoder:
+    if isinstance(source, registry.Entry):
+        return registry.open_registered(source).to(device)
+    if source.endswith(".onnx"):
+        return onnx_encoder(source).to(device)
+    return (read_encoder(source) if _is_file(source) else load_encoder(source)).to(device)
+
+
+@functools.lru_cache(maxsize=32)
+def _sha256(source: str) -> str:
+    if _is_file(source):
+        return hashlib.sha256(Path(source).read_bytes()).hexdigest()
     table = zoo_table()
-    if address not in table.index:
-        load_encoder(address)  # raises, and offers the nearest name
-    return str(table.loc[address, "sha256"])
+    if source not in table.index:
+        load_encoder(source)  # raises, and offers the nearest name
+    return str(table.loc[source, "sha256"])
 
 
 def _is_file(address: str) -> bool:
+    """Whether an address is a file that can be opened as it is.
+
+    Raises
+    ------
+    ValueError
+        For a checkpoint of PyTorch, which does not say what it is.
+    """
+    if address.endswith(SUFFIXES):
+        raise ValueError(
+            f"the checkpoint {address} does not say its layout: register it under a name, and use the name: "
+            f"fa register NAME {address} --layout LAYOUT"
+        )
     return address.endswith((".onnx", ".safetensors"))
 
 
-@functools.lru_cache(maxsize=8)
 def _open_black_box(address: str) -> BlackBox:
-    return BlackBox(address if address.endswith(".onnx") else open_network(address), thresholds={})
+    return _black_box(_source(address))
+
+
+@functools.lru_cache(maxsize=8)
+def _black_box(source: registry.Entry | str) -> BlackBox:
+    if isinstance(source, registry.Entry):
+        return registry.open_black_box(source)
+    return BlackBox(source if source.endswith(".onnx") else _open(source, "cpu"), thresholds={})
 
 
 # ---------------------------------------------------------------- trials
@@ -318,7 +366,7 @@ _EMBEDDED: dict[tuple, torch.Tensor] = {}
 
 def _target_embeddings(judge: str, pairs: PairSet, device: str) -> torch.Tensor:
     """Embeddings of the clean targets, once in each process."""
-    key = (judge, device, pairs.digest)
+    key = (judge, network_sha256(judge), device, pairs.digest)
     if key not in _EMBEDDED:
         _EMBEDDED[key] = open_network(judge, device).embed(to_float(pairs.targets))
     return _EMBEDDED[key]
@@ -365,7 +413,9 @@ def trial_digest(trial: Trial, pairs: PairSet, device: str = "cpu") -> str:
 
 
 # These decide what is attacked, when and by whom, which a trial's key says itself.
-_WITHOUT_INFLUENCE = {"craft", "losses", "presets", "recipes", "rewrite", "train", "transfer", "weights", "zoo"}
+_WITHOUT_INFLUENCE = {
+    "craft", "losses", "presets", "recipes", "registry", "rewrite", "train", "transfer", "weights", "zoo",
+}  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from torch import nn
 
 from fa_utils.models.inception_resnet import InceptionResnetV1, SmallInceptionResnet
 from fa_utils.models.iresnet import ARCFACE_UNITS, EVOLVE_UNITS, IResNet, IRNet, fixed_slope
-from fa_utils.models.mobilefacenet import MobileFaceNet, MobileWidths
+from fa_utils.models.mobilefacenet import MobileFaceNet, MobileWidths, NarrowMobileFaceNet
 from fa_utils.models.mobilenet import MobileNetV2
 from fa_utils.models.resnet import FaceResNet50, ResNet50
 from fa_utils.models.shufflenet import ShuffleNet
@@ -134,6 +134,7 @@ FULL: dict[str, Builder] = {
     **{f"ir{depth}": _evolve(depth, None) for depth in EVOLVE_UNITS},
     **{f"irse{depth}": _evolve(depth, 16) for depth in EVOLVE_UNITS},
     "mobile": lambda embedding: MobileFaceNet(embedding=embedding),
+    "mobile96": lambda embedding: NarrowMobileFaceNet(embedding=embedding),
     "incres": lambda embedding: InceptionResnetV1(embedding=embedding),
     "resnet50": lambda embedding: ResNet50(embedding=embedding),
     "vgg16": lambda embedding: VGG16(embedding=embedding),
@@ -156,7 +157,7 @@ def build_backbone(layout: str, width: str = "small", embedding: int | None = No
         "incres" (Inception-ResNet-V1), "resnet50" or "vgg16" (batch-normalised); small only: "ires12", "ires16", "irse12", "ir12", "ir20",
         "mobilenet" (MobileNetV2), "shuffle" (ShuffleNet); at full width also with a depth: "ires18", "ires34",
         "ires50", "ires100", "ir50", "ir100", "ir152", "irse50", "irse100", "irse152" ("ires" is "ires50",
-        "irse" is "irse50").
+        "irse" is "irse50"), and "mobile96" (Xiaoccer's MobileFaceNet, which sees 112 x 96 of the picture).
     width : "small" (input 56 x 56) or "full" (the public checkpoints' sizes).
     embedding : length of the embedding; 128 for small and 512 for full networks unless given (VGG-Face has 4096).
 
@@ -186,8 +187,14 @@ def build_backbone(layout: str, width: str = "small", embedding: int | None = No
 # --- public checkpoints
 
 
+SHOWN = 5  # keys of each kind that an error lists
+
+
 def own_name(net: nn.Module, public: str) -> str:
     """Translate a public key into this package's, where residual units have two named branches."""
+    for prefix, own in getattr(net, "public_prefixes", {}).items():
+        if public.startswith(prefix):
+            return own + public.removeprefix(prefix)
     for pattern, replacement in net.public_names:
         renamed, count = re.subn(pattern, replacement, public)
         if count:
@@ -199,12 +206,14 @@ def load_public_state_dict(net: nn.Module, state_dict: Mapping[str, torch.Tensor
     """Load a state dict with the key names of the public implementation of this layout, strictly.
 
     The names are those of arcface_torch (`IResNet`), TreB1eN and face.evoLVe (`IRNet`, `MobileFaceNet`),
-    facenet-pytorch (`InceptionResnetV1`, whose ``logits`` are ignored) and torchvision (`ResNet50`).
-    Nothing is loaded unless everything fits. Batch counters (``num_batches_tracked``) may be missing.
+    facenet-pytorch (`InceptionResnetV1`, whose ``logits`` are ignored), Xiaoccer (`NarrowMobileFaceNet`) and
+    torchvision (`ResNet50`). Nothing is loaded unless everything fits. Batch counters (``num_batches_tracked``) may
+    be missing.
 
     Raises
     ------
-    ValueError : keys are missing or unexpected, or shapes differ; all of them are listed under public names.
+    ValueError : keys are missing or unexpected, or shapes differ; counted, and the first of each kind listed
+        under public names.
     """
     ignored = getattr(net, "public_ignored", ())
     used = {key: value for key, value in state_dict.items() if not key.startswith(ignored)}
@@ -220,7 +229,7 @@ def load_public_state_dict(net: nn.Module, state_dict: Mapping[str, torch.Tensor
     ]
     problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
     if any(keys for _, keys in problems):
-        lines = [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in problems if keys]
+        lines = [f"{len(keys)} {what}: {', '.join(keys[:SHOWN])}{', ...' * (len(keys) > SHOWN)}" for what, keys in problems if keys]
         raise ValueError(f"the state dict does not fit {type(net).__name__}; keys " + "; ".join(lines))
     net.load_state_dict({name: value for name, (_, value) in given.items()}, strict=False)
 
@@ -232,6 +241,9 @@ def public_keys(net: nn.Module) -> dict[str, torch.Size]:
 
 def public_name(net: nn.Module, own: str) -> str:
     """The inverse of `own_name`: drop or rename the branch so that the key maps back to ``own``."""
+    for prefix, mine in getattr(net, "public_prefixes", {}).items():
+        if own.startswith(mine):
+            return prefix + own.removeprefix(mine)
     replacements = {".residual.": (".", ".res_layer."), ".shortcut.": (".downsample.", ".shortcut_layer.")}
     for branch, candidates in replacements.items():
         for candidate in candidates:

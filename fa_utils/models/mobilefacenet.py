@@ -104,14 +104,50 @@ class MobileFaceNet(nn.Module):
         self.linear = nn.Linear(widths.last, embedding, bias=False)
         self.bn = nn.BatchNorm1d(embedding)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, last, 1, 1): what the global depth-wise convolution leaves."""
         x = self.conv_23(self.conv2_dw(self.conv1(x)))
         x = self.conv_45(self.conv_4(self.conv_34(self.conv_3(x))))
-        x = self.conv_6_dw(self.conv_6_sep(self.conv_5(x)))
-        return self.bn(self.linear(x.flatten(1)))
+        return self.conv_6_dw(self.conv_6_sep(self.conv_5(x)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.linear(self.pooled(x).flatten(1)))
 
 
-def global_depthwise(channels: int, side: int) -> nn.Sequential:
+def xiaoccer_prefixes() -> dict[str, str]:
+    """Beginnings of Xiaoccer's key names, and of ours: all bottlenecks in one list, and their layers in another."""
+    units = ["conv_23", *(f"conv_3.model.{i}.residual" for i in range(4))]
+    units += ["conv_34", *(f"conv_4.model.{i}.residual" for i in range(6))]
+    units += ["conv_45", *(f"conv_5.model.{i}.residual" for i in range(2))]
+    layers = [f"{part}.{layer}" for part in ("conv", "conv_dw", "project") for layer in ("conv", "bn", "prelu")][:-1]
+    prefixes = {f"blocks.{i}.conv.{k}.": f"{u}.{layer}." for i, u in enumerate(units) for k, layer in enumerate(layers)}
+    stem_and_end = {"dw_conv1.": "conv2_dw.", "conv2.": "conv_6_sep.", "linear7.": "conv_6_dw."}
+    return prefixes | stem_and_end | {"linear1.conv.": "linear.", "linear1.bn.": "bn."}
+
+
+class NarrowMobileFaceNet(MobileFaceNet):
+    """MobileFaceNet for faces of 112 x 96, with the key names of Xiaoccer's PyTorch version.
+
+    SphereFace's alignment template (112 x 96) is ArcFace's (112 x 112) less eight columns at either side, so the
+    network takes the usual square pictures and crops them. Its head is a 1x1 convolution.
+    """
+
+    public_names = ()
+    public_prefixes = xiaoccer_prefixes()
+    margin = 8
+
+    def __init__(self, *, embedding: int = 128) -> None:
+        super().__init__(embedding=embedding)
+        last = self.linear.in_features
+        self.conv_6_dw = global_depthwise(last, (7, 6))
+        self.linear = nn.Conv2d(last, embedding, 1, bias=False)
+        self.bn = nn.BatchNorm2d(embedding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.linear(self.pooled(x[..., self.margin : -self.margin]))).flatten(1)
+
+
+def global_depthwise(channels: int, side: int | tuple[int, int]) -> nn.Sequential:
     """A learned weighted mean over all positions, one weight map a channel."""
     return nn.Sequential(
         OrderedDict(

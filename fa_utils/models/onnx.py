@@ -12,16 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import onnxruntime
 import torch
+from onnx.external_data_helper import uses_external_data
 from PIL import Image
 from torch import fx, nn
 
-from fa_utils.models.encoder import FaceEncoder
+from fa_utils.models.encoder import CHANNEL_ORDERS, FaceEncoder, per_channel, resize
 from fa_utils.models.onnx_graph import tidy
 from fa_utils.models.weights import write_atomically
 
 PICTURE_FORMATS = ("PNG", "JPEG")
+MODERN = 13  # version of the operations to which older files are translated where they cannot be converted
+SAME = 1e-4  # two ways to compute an embedding agree when their cosine is at least 1 - SAME
 
 
 # --- a differentiable encoder
@@ -40,7 +44,8 @@ def onnx_encoder(
 
     Parameters
     ----------
-    path : file with one input (B, 3, H, W) and one output (B, D).
+    path : file with one input (B, 3, H, W), float32, and one output (B, D). A file for one image at a time (B is
+        written out as 1) is taken too where its graph allows more.
     name : how tables call it; the file's stem unless given.
     input_size : side in pixels of the input; checked against the file where that states it.
     mean, std, channels : preprocessing outside the graph (see `FaceEncoder`); the defaults are none, for
@@ -54,8 +59,8 @@ def onnx_encoder(
     Raises
     ------
     FileNotFoundError : no such file.
-    ValueError : not an ONNX network, other inputs or outputs than above, an operation that cannot be
-        converted, or an output that is not a finite (B, D).
+    ValueError : not an ONNX network, weights in other files, other inputs or outputs than above, an operation that
+        cannot be converted, or an output that is not a finite (B, D).
     """
     path = Path(path)
     model = read_onnx(path, input_size)
@@ -68,41 +73,148 @@ def onnx_encoder(
 
 
 def read_onnx(path: Path, input_size: int) -> onnx.ModelProto:
-    """The checked network of a file: one image input, one output."""
+    """The checked network of a file: one image input, one output, any number of images."""
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.onnx"))
         raise FileNotFoundError(f"no ONNX file {path}; that folder has: {', '.join(near) or 'none'}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); copy it again")
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf and the file system each have exceptions of their own
+        raise ValueError(f"{path} is not a valid ONNX network: {error}") from error
+    refuse_external_weights(model, path)
+    try:
         onnx.checker.check_model(model)
-    except Exception as error:  # protobuf, the checker and the file system each have exceptions of their own
+    except Exception as error:  # the checker has several exceptions
         raise ValueError(f"{path} is not a valid ONNX network: {error}") from error
     check_signature(model, path, input_size)
-    return model
+    return with_free_batch(model, path, input_size)
+
+
+def refuse_external_weights(model: onnx.ModelProto, path: Path) -> None:
+    """A checksum of the file must cover the weights: results are kept under it."""
+    outside = [tensor.name for tensor in model.graph.initializer if uses_external_data(tensor)]
+    if outside:
+        raise ValueError(
+            f"{path} keeps {len(outside)} weights in other files ({outside[0]}, ...); one file is wanted: "
+            "onnx.save(onnx.load(OLD), NEW) writes it"
+        )
+
+
+def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """The one input that is not a weight (old files list those among the inputs)."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    (image,) = [value for value in model.graph.input if value.name not in constants]
+    return image
+
+
+def sizes(value: onnx.ValueInfoProto) -> list[int]:
+    """The shape that a file states for an input or output; 0 where a size is free."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def stated_size(path: str | Path) -> int | None:
+    """The side in pixels that an ONNX file states for its input; None where it is free or not square."""
+    model = onnx.load(path, load_external_data=False)
+    shape = sizes(image_input(model))
+    return shape[3] or None if len(shape) == 4 and shape[2] == shape[3] else None
 
 
 def check_signature(model: onnx.ModelProto, path: Path, input_size: int) -> None:
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
+    outputs = list(model.graph.output)
+    if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(
-            f"{path} must have one input and one output, but has {len(inputs)} and {len(model.graph.output)}"
+            f"{path} must have one input and one output, but has {len(inputs)} and {len(outputs)}: "
+            f"inputs {in_words(inputs)}; outputs {in_words(outputs)}. onnx.utils.extract_model writes a file with "
+            "the one that is the embedding"
         )
-    shape = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim]  # 0 where the size is free
+    shape = sizes(inputs[0])
     wanted = (0, 3, input_size, input_size)
-    if len(shape) != 4 or any(size not in (0, want) for size, want in zip(shape, wanted, strict=True)):
+    if len(shape) != 4 or any(size not in (0, want) for size, want in zip(shape[1:], wanted[1:], strict=True)):
         raise ValueError(
             f"{path} takes inputs of shape {tuple(size or '?' for size in shape)}, "
-            f"but (any, 3, {input_size}, {input_size}) is wanted; pass its size as input_size"
+            f"but (any, 3, {input_size}, {input_size}) is wanted; pass its size as input_size (fa register: "
+            "--input-size)"
         )
+    if shape[0] > 1:
+        raise ValueError(f"{path} takes exactly {shape[0]} images at a time; any number, or one, is wanted")
+    kind = inputs[0].type.tensor_type.elem_type
+    if kind != onnx.TensorProto.FLOAT:
+        kind = onnx.TensorProto.DataType.Name(kind)
+        raise ValueError(f"{path} takes inputs of the type {kind}; FLOAT (32 bits) is wanted")
+
+
+def in_words(values: Sequence[onnx.ValueInfoProto]) -> str:
+    """Names and shapes, for an error: ``embedding (?, 512)``."""
+    shapes = [", ".join(str(size or "?") for size in sizes(value)) for value in values]
+    return ", ".join(f"{value.name} ({shape})" for value, shape in zip(values, shapes, strict=True)) or "none"
+
+
+def with_free_batch(model: onnx.ModelProto, path: Path, input_size: int) -> onnx.ModelProto:
+    """The same network for any number of images where the file says one; checked image by image."""
+    if sizes(image_input(model))[0] == 0:
+        return model
+    free = onnx.ModelProto()
+    free.CopyFrom(model)
+    for value in (image_input(free), *free.graph.output):
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del free.graph.value_info[:]  # shapes in between, for one image
+    free_reshapes(free)
+    pictures = smooth_pictures(3, input_size)
+    try:
+        together = run_onnx(free, pictures)
+        alone = np.concatenate([run_onnx(model, picture[None]) for picture in pictures])
+    except Exception as error:  # ONNX Runtime has exceptions of its own, and a wrong shape fails in many ways
+        raise ValueError(f"{path} is made for one image at a time, and more cannot be had from it: {error}") from error
+    if together.shape != alone.shape or not np.allclose(together, alone, rtol=1e-3, atol=1e-4 * np.abs(alone).max()):
+        raise ValueError(f"{path} is made for one image at a time, and mixes several when it gets them")
+    return free
+
+
+def free_reshapes(model: onnx.ModelProto) -> None:
+    """Let reshapes of computed values to (1, ...) keep their first axis, whatever it is."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    values = [(node.output[0], entry) for node in graph.node if node.op_type == "Constant" for entry in node.attribute]
+    constants |= {name: entry.t for name, entry in values if entry.name == "value"}
+    for node in graph.node:
+        if node.op_type != "Reshape" or node.input[0] in constants or node.input[1] not in constants:
+            continue
+        shape = onnx.numpy_helper.to_array(constants[node.input[1]]).copy()
+        if len(shape) > 1 and shape[0] == 1 and not any(entry.name == "allowzero" and entry.i for entry in node.attribute):
+            shape[0] = 0  # "as it is"
+            name = f"{node.input[1]}_any_batch_{node.output[0]}"
+            graph.initializer.append(onnx.numpy_helper.from_array(shape, name))
+            node.input[1] = name
+
+
+def run_onnx(model: onnx.ModelProto, pictures: np.ndarray) -> np.ndarray:
+    session = open_session(model.SerializeToString())
+    return session.run(None, {image_input(model).name: pictures})[0]
+
+
+def smooth_pictures(count: int, size: int) -> np.ndarray:
+    """Random pictures, float32 (count, 3, size, size) in [0, 1], whose colors and shapes differ as faces' do."""
+    coarse = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear").numpy()
 
 
 def convert(model: onnx.ModelProto, path: Path) -> fx.GraphModule:
     with torchvision_stand_in():
         import onnx2torch
+    failures = (NotImplementedError, RuntimeError, KeyError)
     try:
         return tidy(onnx2torch.convert(simplified(model)))
-    except (NotImplementedError, RuntimeError, KeyError) as error:
+    except failures as error:
+        if model.opset_import[0].version >= MODERN:
+            raise ValueError(f"{path} cannot be made differentiable: onnx2torch says {error!r}") from error
+    try:  # onnx2torch does not know the first versions of some operations
+        return tidy(onnx2torch.convert(simplified(onnx.version_converter.convert_version(model, MODERN))))
+    except failures as error:
         raise ValueError(f"{path} cannot be made differentiable: onnx2torch says {error!r}") from error
 
 
@@ -219,9 +331,11 @@ class BlackBox:
 
     Parameters
     ----------
-    network : ONNX file that takes RGB in [0, 1], or a `FaceEncoder`, which is exported.
+    network : ONNX file, or a `FaceEncoder`, which is exported.
     thresholds : cosine similarities from which the service calls two faces the same, by false-accept rate.
-    input_size : side in pixels to which pictures of other sizes are resized.
+    input_size : side in pixels to which pictures of other sizes are resized, as `FaceEncoder` does it; 112 unless
+        given, or the side that the encoder wants where it would have to enlarge those.
+    mean, std, channels : a file's preprocessing outside the graph, as in `onnx_encoder`; an encoder has its own.
     name : how tables call it; the encoder's name or the file's stem unless given.
 
     Attributes
@@ -231,7 +345,8 @@ class BlackBox:
 
     Raises
     ------
-    FileNotFoundError, ValueError : see `onnx_encoder`; also a threshold outside [-1, 1].
+    FileNotFoundError, ValueError : see `onnx_encoder`; also a threshold outside [-1, 1], or preprocessing for an
+        encoder.
     """
 
     def __init__(
@@ -239,7 +354,10 @@ class BlackBox:
         network: str | Path | FaceEncoder,
         *,
         thresholds: Mapping[str | float, float],
-        input_size: int = 112,
+        input_size: int | None = None,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        channels: str = "rgb",
         name: str | None = None,
     ) -> None:
         for rate, threshold in thresholds.items():
@@ -247,11 +365,21 @@ class BlackBox:
                 raise ValueError(
                     f"the threshold at false-accept rate {rate} must be a cosine, not {threshold}"
                 )
+        if channels not in CHANNEL_ORDERS:
+            raise ValueError(f"channels must be 'rgb' or 'bgr', not {channels!r}")
         if isinstance(network, FaceEncoder):
+            if (mean, std, channels) != (0.0, 1.0, "rgb"):
+                raise ValueError(f"the encoder {network.name!r} has its own mean, std and channels; give none here")
+            input_size = input_size or service_size(network)
             model, default_name = onnx_bytes(network, size=input_size), network.name
         else:
+            input_size = input_size or 112
             model = read_onnx(Path(network), input_size).SerializeToString()
             default_name = Path(network).stem
+        self._mean, self._std = per_channel(mean, "mean").numpy(), per_channel(std, "std").numpy()
+        if not (self._std > 0).all():
+            raise ValueError(f"std must be positive, not {std}")
+        self._flipped = channels == "bgr"
         self.name = name or default_name
         self.thresholds = types.MappingProxyType(dict(thresholds))
         self.input_size = input_size
@@ -288,8 +416,11 @@ class BlackBox:
             raise ValueError("there are no pairs to compare")
         return np.concatenate(scores)
 
-    def _embed(self, pictures: list[np.ndarray]) -> np.ndarray:
-        images = np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    def _embed(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Unit vectors (B, D), float64, of pictures (3, input_size, input_size) in [0, 1]."""
+        images = (np.stack(pictures) - self._mean) / self._std
+        if self._flipped:
+            images = np.ascontiguousarray(images[:, ::-1])
         (features,) = self._session.run(None, {self._session.get_inputs()[0].name: images})
         features = features.astype(np.float64)
         return features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -306,17 +437,39 @@ def open_session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def service_size(encoder: FaceEncoder) -> int:
+    """The side of the pictures that an exported encoder takes: 112, or its own where resizing cannot be exported."""
+    return encoder.input_size if 112 % encoder.input_size else 112
+
+
 def decode(picture: bytes, size: int, name: str) -> np.ndarray:
-    """A PNG or JPEG file as uint8 RGB (size, size, 3)."""
+    """A PNG or JPEG file as float32 RGB (3, size, size) in [0, 1]."""
     if not isinstance(picture, (bytes, bytearray, memoryview)):
         raise TypeError(f"{name} must be the bytes of a PNG or JPEG file, not {type(picture).__name__}")
     try:
         with Image.open(io.BytesIO(picture), formats=PICTURE_FORMATS) as image:
-            image = image.convert("RGB")
+            pixels = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{name} is damaged or neither PNG nor JPEG ({len(picture)} bytes): {error}"
         ) from error
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    image = pixels.transpose(2, 0, 1).astype(np.float32) / 255
+    return image if image.shape[1:] == (size, size) else resize(torch.from_numpy(image)[None], size)[0].numpy()
+
+
+def check_paths(encoder: FaceEncoder, box: BlackBox, *, count: int = 4) -> float:
+    """The lowest cosine between the embeddings that the two ways give the same random pictures.
+
+    Raises
+    ------
+    ValueError : it is below 1 - `SAME`: the conversion of the file, or the preprocessing of one way, is wrong.
+    """
+    pictures = smooth_pictures(count, box.input_size)
+    differentiable = encoder.embed(torch.from_numpy(pictures)).double().numpy()
+    lowest = float((differentiable * box._embed(pictures)).sum(1).min())
+    if not lowest >= 1 - SAME:
+        raise ValueError(
+            f"{encoder.name}: the differentiable network and ONNX Runtime disagree, their embeddings of one picture "
+            f"have a cosine of {lowest:.5f}; the file has an operation that onnx2torch converts wrongly"
+        )
+    return lowest

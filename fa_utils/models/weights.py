@@ -104,6 +104,22 @@ def load_part(
     module.load_state_dict(given)
 
 
+def check_sha256(path: str | Path, sha256: str) -> None:
+    """Raise unless a file, such as a network from elsewhere, has this checksum.
+
+    Raises
+    ------
+    WeightsError
+        Naming both checksums.
+    """
+    found = file_sha256(path)
+    if found != sha256.lower():
+        raise WeightsError(
+            f"{path} is not the expected file: sha256 {found}, expected {sha256}. Copy the expected one again, or "
+            "register this one: fa register NAME PATH"
+        )
+
+
 def file_sha256(path: str | Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:

@@ -108,7 +108,10 @@ def read_encoder(path: str | Path, *, sha256: str | None = None) -> FaceEncoder:
     """
     state, metadata = read_weights(path, sha256=sha256)
     if "recipe" not in metadata:
-        raise WeightsError(f"weight file {path} carries no recipe: it was not written by fa train")
+        raise WeightsError(
+            f"weight file {path} carries no recipe: it was not written by fa train. A public checkpoint needs its "
+            "layout: fa register NAME PATH --layout LAYOUT"
+        )
     recipe = metadata["recipe"]
     backbone = build_backbone(recipe["layout"], width=recipe["width"])
     load_part(backbone, state, "backbone", path=path)
@@ -169,7 +172,8 @@ def gender_accuracy(embeddings: torch.Tensor, faces, *, folds: int = 5) -> float
     """Accuracy in [0, 1] at which logistic regression reads ``gender`` from embeddings of unseen identities.
 
     Identities are never in training and test fold at once: otherwise the classifier could recognize people
-    instead. nan where the pictures carry no gender labels.
+    instead. Pictures of unknown gender (-1) take no part. nan where the pictures carry no gender labels, or
+    only one gender.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_score
@@ -177,8 +181,12 @@ def gender_accuracy(embeddings: torch.Tensor, faces, *, folds: int = 5) -> float
     if "gender" not in faces.attributes:
         return math.nan
     labels = faces.attributes["gender"].to_numpy()
+    known = labels >= 0
+    if len(np.unique(labels[known])) < 2:
+        return math.nan
     model = LogisticRegression(C=10, max_iter=1000)
-    scores = cross_val_score(model, embeddings.numpy(), labels, groups=faces.identity, cv=GroupKFold(folds))
+    inputs, groups = embeddings.numpy()[known], faces.identity[known]
+    scores = cross_val_score(model, inputs, labels[known], groups=groups, cv=GroupKFold(folds))
     return float(np.mean(scores))
 
 
