@@ -1,16 +1,22 @@
-"""Chapter 2's published numbers: run the study at size and write data/results/2-mi-privacy-procedural.csv.
+"""Chapter 2's published numbers: run the study at size and write data/results/2-mi-privacy-*.csv.
 
     python benchmarks/publish_privacy.py --images 1000 --grid fine --workers 2
+    python benchmarks/publish_privacy.py --faces ../real/lfw --extractor a.onnx b.onnx --networks a.onnx,b.onnx --people 1000
 
 A run that was killed goes on where it was: templates and probes are kept in the cache. Nothing is written to
-data/results before all is done. Only numbers are written, never a picture.
+data/results before an extractor's study is done; the rows of other extractors that the file has stay in it. Only numbers
+are written, never a picture.
 """
 
 import argparse
 import shlex
 import sys
 import time
+from pathlib import Path
 
+import pandas as pd
+
+from fa_utils.data import dataset_name
 from fa_utils.memory import keep_freed_memory
 from fa_utils.paths import RESULTS
 from fa_utils.report import privacy, privacy_probes
@@ -23,15 +29,24 @@ from fa_utils.report.privacy_cases import (
     iterated,
     open_cases,
     read_clean,
+    readers_of,
     sweep_attacks,
     whole_attacks,
 )
-from fa_utils.report.results import provenance, results_frame, write_results
+from fa_utils.report.results import provenance, read_results, results_frame, write_results
 
 
 def main() -> None:
     keep_freed_memory()
     options = parse()
+    path = Path(options.out) if options.out else RESULTS / f"2-mi-privacy-{dataset_name(options.faces)}.csv"
+    for extractor in options.extractor:
+        frame = publish(extractor, options)
+        print(write_results(beside_others(frame, path), path), flush=True)
+
+
+def publish(extractor: str, options) -> pd.DataFrame:
+    """The study with one extractor."""
     plan = Plan(
         people=options.people,
         images=options.images,
@@ -39,15 +54,19 @@ def main() -> None:
         grid_name=options.grid,
         utility=tuple(options.utility),
         folds=options.folds,
-        extractor=options.extractor,
+        extractor=extractor,
+        readers=readers_of(options.networks),
+        faces=options.faces,
+        pace=options.pace,
         seed=options.seed,
         device=options.device,
         workers=options.workers,
     )
+    print(plan.networks, flush=True)
     rows = study_rows(plan, options.levels)
     shared = provenance(
-        faces="procedural",
-        networks="zoo",
+        faces=dataset_name(options.faces),
+        networks=plan.networks,
         profile=options.profile,
         seeds=plan.seed,
         eps=DEFAULT[-1],
@@ -55,9 +74,17 @@ def main() -> None:
         device=options.device,
         command=shlex.join(["python", "benchmarks/publish_privacy.py", *sys.argv[1:]]),
     )
-    for claim in privacy.make_claims(None, results_frame(rows, chapter=privacy.CHAPTER, **shared)):
-        print(claim.number, claim.live and (claim.live.verdict, claim.live.detail), flush=True)
-    print(write_results(rows, options.out or RESULTS / "2-mi-privacy-procedural.csv", chapter=privacy.CHAPTER, **shared))
+    frame = results_frame(rows, chapter=privacy.CHAPTER, **shared)
+    for claim in privacy.make_claims(frame, None):
+        print(claim.number, claim.published and (claim.published.verdict, claim.published.detail), flush=True)
+    return frame
+
+
+def beside_others(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows with those that a file has of other extractors."""
+    kept = read_results(path)
+    kept = kept[~kept["networks"].isin(frame["networks"])]
+    return pd.concat([kept, frame], ignore_index=True) if len(kept) else frame
 
 
 def study_rows(plan: Plan, levels: int) -> list[dict]:
@@ -101,6 +128,9 @@ def study_rows(plan: Plan, levels: int) -> list[dict]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faces", default="procedural", help="procedural, or real faces that have the label gender")
+    parser.add_argument("--extractor", nargs="+", default=[Plan().extractor], help="one or more, a study of each")
+    parser.add_argument("--networks", default="zoo", help="others that read the attacked pictures: zoo, or addresses by commas")
     parser.add_argument("--people", type=int, default=None, help="of each benchmark; all by default")
     parser.add_argument("--images", type=int, default=1500, help="of the balanced sets, at most")
     parser.add_argument("--iterations", type=int, default=15000, help="of the estimator")
@@ -108,7 +138,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--utility", type=float, nargs="+", default=[0.0012, 0.003, 0.006, 0.03, 0.3], help="eps for all pictures")
     parser.add_argument("--levels", type=int, default=10, help="numbers of elimination steps that are tried")
     parser.add_argument("--folds", type=int, default=10, help="of the verification protocol")
-    parser.add_argument("--extractor", default=Plan().extractor)
+    parser.add_argument("--pace", type=int, default=1, help="published elimination steps that are taken at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", default="published", help="name of this size in the results")
     parser.add_argument("--device", default="cpu")

@@ -1,7 +1,11 @@
 """Chapter 2's study: halves and pairs, attacks at many eps, verification, and how claims follow from numbers."""
 
+import functools
+import importlib.util
 from types import SimpleNamespace
 
+import joblib
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +16,8 @@ from fa_utils.attacks import Attack, ClubInformation, Misclassify
 from fa_utils.data import FaceSet
 from fa_utils.data.aging import fold_pairs
 from fa_utils.metrics import equal_error_rate
+from fa_utils.parameters import read_parameters
+from fa_utils.paths import ROOT
 from fa_utils.privacy.information import ClubHead
 from fa_utils.privacy.probes import GenderMLP, Predictions
 from fa_utils.report import privacy, privacy_cases, privacy_probes, privacy_show
@@ -34,9 +40,10 @@ from fa_utils.report.privacy_cases import (
     attack_templates,
     job_of,
     mixed_batches,
+    real_benchmark,
     split_benchmark,
 )
-from fa_utils.report.results import results_frame
+from fa_utils.report.results import results_frame, write_results
 
 SHARED = {
     "faces": "procedural", "networks": "zoo", "profile": "test", "seeds": "0", "eps": 0.3, "steps": 1, "device": "cpu",
@@ -461,3 +468,195 @@ def test_the_summary_follows_from_the_rows():
     star, costs = privacy_show.summary(pd.DataFrame(rows))
     assert star.startswith("LFW: at eps* = 0.003, 0.77 gray levels, new probes read gender in 86.0% of the pictures (92.1% before)")
     assert costs == "On all pictures that lowers balanced accuracy by 5.7 points and raises the equal error rate by 0.26."
+
+
+# ---------------------------------------------------------------- real faces
+
+
+def real_faces(name: str = "lfw", **attributes) -> FaceSet:
+    """As LFW is: most people have one picture, a few have many, some labels are unknown; no ages."""
+    counts = np.array([1] * 20 + [3] * 30 + [9] * 10)
+    identity = np.repeat(np.arange(60), counts)
+    random = np.random.default_rng(4)
+    gender = (identity % 4 > 0).astype(np.int8)
+    gender[random.choice(len(identity), 7, replace=False)] = -1
+    images = random.integers(0, 256, (len(identity), 3, SIZE, SIZE)).astype(np.uint8)
+    return FaceSet(images, identity, pd.DataFrame({"gender": gender} | attributes), name)
+
+
+@pytest.fixture
+def real_plan(plan):
+    return Plan(images=40, iterations=6, grid_name="quick", folds=2, extractor="tiny", readers=("tiny",), unit=16, faces="somewhere")
+
+
+def test_real_faces_without_a_label_take_no_part(real_plan):
+    faces = real_faces()
+    benchmark = real_benchmark(faces, real_plan)
+    rows = np.concatenate([benchmark.development, benchmark.evaluation])
+    assert benchmark.name == "LFW" and benchmark.unlabeled == 7 and benchmark.gap == 0
+    assert sorted(rows) == list(np.flatnonzero(faces.attributes["gender"] >= 0))
+    assert set(benchmark.labels(rows)) == {0, 1} and benchmark.labels(benchmark.evaluation[benchmark.shown]).mean() == 0.5
+
+
+def test_pairs_of_real_faces_are_of_the_evaluation_half_and_of_no_one_too_often(real_plan):
+    benchmark = real_benchmark(real_faces(), real_plan)
+    who = benchmark.identity(benchmark.evaluation)
+    pairs = benchmark.pairs
+    assert np.array_equal(who[pairs.a] == who[pairs.b], pairs.same) and pairs.same.sum() * 2 == len(pairs)
+    for person in np.unique(who):
+        pictures = np.unique(np.concatenate([pairs.a, pairs.b]))
+        assert (who[pictures] == person).sum() <= privacy_cases.MOST_PICTURES
+
+
+def test_people_with_two_pictures_come_first(real_plan):
+    identity = real_faces().identity
+    chosen = privacy_cases.people_first(identity, 40, seed=1)
+    assert np.array_equal(np.unique(identity[chosen]), np.arange(20, 60))
+    assert len(np.unique(identity[privacy_cases.people_first(identity, 45)])) == 45
+    assert np.array_equal(privacy_cases.people_first(identity, 1000), np.arange(len(identity)))
+
+
+@pytest.mark.parametrize(("kind", "name", "gap"), [("agedb", "AgeDB", 30.0), ("colorferet", "ColorFERET", 0.0), ("celeba", "celeba", 0.0)])
+def test_real_datasets_are_called_as_in_the_paper(real_plan, kind, name, gap):
+    faces = real_faces(kind)
+    age = np.where(np.arange(len(faces)) % 2, 20.0, 55.0)
+    age[::9] = np.nan
+    benchmark = real_benchmark(FaceSet(faces.images, faces.identity, faces.attributes.assign(age=age), kind), real_plan)
+    assert (benchmark.name, benchmark.gap) == (name, gap)
+    at = age[benchmark.evaluation]
+    if gap:
+        assert (np.abs(at[benchmark.pairs.a] - at[benchmark.pairs.b]) >= gap).all()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (pd.DataFrame(index=range(9)), "the faces 'lfw' have no attribute 'gender', which this chapter hides: they have none"),
+        (pd.DataFrame({"person": list("abcdefghi")}), r"they have person.*male_names\.txt"),
+        (pd.DataFrame({"gender": [-1] * 9}), "no picture of 'lfw' has a gender of 1 or 0: all 9 are unknown"),
+    ],
+)
+def test_faces_without_labels_are_refused(real_plan, attributes, message):
+    faces = FaceSet(np.zeros((9, 3, SIZE, SIZE), np.uint8), np.arange(9), attributes, "lfw")
+    with pytest.raises(ValueError, match=message):
+        real_benchmark(faces, real_plan)
+
+
+@pytest.fixture
+def real_case(real_plan, tiny, monkeypatch, tmp_path):
+    """The one case of a tiny dataset, with nothing kept outside the test's folder."""
+    monkeypatch.setattr(privacy_cases, "load_faces", lambda address, progress: real_faces())
+    monkeypatch.setattr(privacy_cases, "network_sha256", lambda name: name)
+    monkeypatch.setattr(privacy_cases, "CACHE", tmp_path)
+    monkeypatch.setattr(privacy_cases, "REMEMBERED", joblib.Memory(None))
+    for module in (privacy_cases, privacy_probes):
+        monkeypatch.setattr(module, "run_jobs", functools.partial(privacy_cases.run_jobs, cache=tmp_path))
+    return privacy_cases.open_cases(real_plan, progress=False)
+
+
+def test_the_study_of_one_real_dataset(real_case, real_plan, tmp_path):
+    cases, plan = real_case, real_plan
+    (case,) = cases.values()
+    assert list(cases) == ["LFW"] and case.clean["evaluation"].shape == (len(case.benchmark.evaluation), DIM)
+    rows = privacy_cases.read_clean(cases, plan, progress=False)
+    privacy_cases.choose_optima(cases, plan, progress=False)
+    trained = [privacy_cases.iterated(steps) for steps in plan.checkpoints]
+    privacy_cases.sweep_attacks(cases, plan, (*ATTACKS, *trained), plan.epsilons, progress=False)
+    rows += privacy.curve_rows(case, "Fig. 3", ATTACKS, DEFAULT) + privacy.curve_rows(case, "Fig. 4", ATTACKS, plan.grid)
+    rows += privacy.setting_effects(case, plan) + privacy.training_effects(case, plan, plan.few)
+    rows += privacy_probes.mixture_rows(case, plan, shares=(0.0, 37.5, 50.0, 100.0), progress=False)
+    rows += privacy_probes.reader_rows(case, plan, progress=False)
+    frame = results_frame(rows, chapter=privacy.CHAPTER, **(SHARED | {"faces": "lfw", "networks": plan.networks}))
+    assert set(frame["source"]) == {"LFW"} and set(frame["networks"]) == {"tiny"}
+    assert {2, 7, 8}.isdisjoint({number for number, found in privacy.judge_effects(frame).items() if found.verdict != FAILS})
+    assert privacy_show.curves_figure(frame[frame["table"] == "Fig. 3"]) is not None
+    assert list(privacy_show.benchmarks_table(cases, {"LFW": Errors(case.benchmark)}, plan).frame["benchmark"]) == ["LFW"]
+
+
+def test_what_a_dataset_lacks_is_said(real_case, real_plan, plan):
+    (case,) = real_case.values()
+    words = " ".join(privacy_show.remarks(real_case, real_plan))
+    assert "7 of 200 pictures have no label" in words and "on the development half of the same one" in words
+    assert privacy_show.remarks(real_case, plan) == []  # rendered faces lack nothing
+    wide = SimpleNamespace(benchmark=case.benchmark, clean={"development": np.zeros((30, 512), np.float32)})
+    words = " ".join(privacy_show.remarks({"AgeDB": wide}, real_plan))
+    assert "512 principal components need as many pictures, and the development half has 30" in words
+    assert "should lie 30 years apart" in words
+    assert "celeba is not among the paper's benchmarks" in privacy_show.remarks({"celeba": wide}, real_plan)[0]
+
+
+def test_eliminations_of_a_single_dataset_come_from_its_own_development_half(real_plan, monkeypatch):
+    random = np.random.default_rng(0)
+    labels = np.arange(140) % 2
+    benchmark = SimpleNamespace(development=np.arange(140), labels=lambda rows: labels[rows])
+    cases = {}
+    for name, width in (("LFW", 128), ("celeba", 256)):
+        clean = {"development": random.standard_normal((140, width)).astype(np.float32)}
+        cases[name] = SimpleNamespace(name=name, benchmark=benchmark, clean=clean)
+    monkeypatch.setattr(privacy_probes, "REMEMBERED", joblib.Memory(None))
+    pace = Plan(pace=10)
+    alone = {name: privacy_probes.fit_eliminations({name: case}, pace, progress=False)[name] for name, case in cases.items()}
+    assert set(alone["LFW"]) == set(privacy.ELIMINATIONS)
+    assert set(alone["celeba"]) == {"IVE"}  # 140 pictures cannot span 256 components
+    assert privacy_probes.trained_on("LFW", dict.fromkeys(privacy_cases.BENCHMARKS)) == "AgeDB"
+
+
+@pytest.mark.parametrize("single", ["LFW", "AgeDB", "celeba"])
+def test_one_benchmark_can_contradict_a_claim_about_several_but_not_bear_it_out(plan, single):
+    for behavior, wanted in ((as_claimed(single), None), (lambda setting, attack, eps: 0.9 if attack == MI and eps and setting == "A" else 0.5, FAILS)):
+        case = invented(single, plan, behavior)
+        rows = privacy.setting_effects(case, plan) + privacy.training_effects(case, plan, plan.few)
+        found = privacy.judge_effects(results_frame(rows, chapter=privacy.CHAPTER, **SHARED))
+        assert {1, 3, 4} <= set(found)
+        if single == "celeba" or wanted is None:
+            assert 2 not in found
+        elif single == "LFW":
+            assert found[2].verdict == wanted
+
+
+# ---------------------------------------------------------------- several extractors
+
+
+def table_two_rows(network: str, value: float) -> pd.DataFrame:
+    shared = {"table": "Table 2", "source": "LFW", "metric": "eer", "n_pairs": 10}
+    rows = [shared | {"method": method, "value": value} for method in (privacy.REFERENCE, MI)]
+    return results_frame(rows, chapter=privacy.CHAPTER, **(SHARED | {"faces": "lfw", "networks": network}))
+
+
+def test_extractors_stand_side_by_side_and_beside_the_paper():
+    results = pd.concat([table_two_rows("one", 1.25), table_two_rows("two", 2.5)], ignore_index=True)
+    frame = privacy_show.photographs_table("eer", results).frame.set_index("method")
+    assert list(frame.columns) == ["LFW, paper", "LFW, one", "LFW, two"]
+    assert frame.loc[MI, "LFW, paper"] == "0.62" and frame.loc[MI, "LFW, two"] == "2.50"
+    assert list(privacy_show.by_network(results)["source"].unique()) == ["LFW, one", "LFW, two"]
+    for networks, expected in (("two", "two"), ("other", "one")):
+        assert set(privacy_show.published_part(results, faces="lfw", networks=networks)["networks"]) == {expected}
+    assert privacy_show.published_part(results, faces="agedb", networks="one").empty
+
+
+def test_a_published_extractor_leaves_the_others_rows_in_the_file(tmp_path):
+    spec = importlib.util.spec_from_file_location("publish_privacy", ROOT / "benchmarks" / "publish_privacy.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    path = tmp_path / "2-mi-privacy-lfw.csv"
+    for network, value in (("one", 1.0), ("two", 2.0), ("one", 3.0)):
+        write_results(script.beside_others(table_two_rows(network, value), path), path)
+    kept = pd.read_csv(path)
+    assert len(kept) == 4 and set(kept.loc[kept["networks"] == "one", "value"]) == {3.0}
+
+
+def test_readers_are_named_by_commas():
+    assert privacy_cases.readers_of("zoo") == privacy_cases.READERS
+    assert privacy_cases.readers_of("a.onnx, b") == ("a.onnx", "b")
+    with pytest.raises(ValueError, match="one of these is empty"):
+        privacy_cases.readers_of("a.onnx,")
+    assert Plan().networks == "zoo" and Plan(extractor="folder/a.onnx").networks == "a"
+
+
+def test_the_notebook_takes_real_faces():
+    notebook = nbformat.read(ROOT / "notebooks" / "2_mi_privacy.ipynb", 4)
+    found = read_parameters(notebook)
+    assert list(found)[:4] == ["profile", "faces", "extractor", "networks"]
+    for cell in notebook.cells:  # a picture of a real person must not be shown
+        if cell.cell_type == "code" and any(name in cell.source for name in ("image_strip(", "strip_figure(")):
+            assert 'if kind == "procedural":' in cell.source

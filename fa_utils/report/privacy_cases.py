@@ -1,5 +1,6 @@
 """What chapter 2 runs: benchmarks in two halves, estimators, attacks at many eps, probes, verification.
 
+The benchmarks are three domains of rendered people, or one dataset of real faces with a label ``gender``.
 Every benchmark's people are split in two halves. Estimators, gender classifiers and the choice of eps see the development
 half alone; all that is reported comes from the evaluation half (sheet 2-mi-privacy, items e and f). The variants that
 follow the paper to the letter are in `fa_utils.report.privacy_probes`.
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import joblib
 import numpy as np
+import pandas as pd
 import sklearn
 import torch
 from torch import nn
@@ -23,8 +25,8 @@ from tqdm.auto import tqdm
 
 import fa_utils
 from fa_utils.attacks import Attack, ClubInformation, Misclassify, RandomSigns
-from fa_utils.attacks.transfer import network_sha256, open_network
-from fa_utils.data import FaceSet, Pairs, load_domain, to_uint8
+from fa_utils.attacks.transfer import network_name, network_sha256, open_network
+from fa_utils.data import FaceSet, Pairs, load_domain, load_faces, to_uint8
 from fa_utils.data.aging import fold_pairs
 from fa_utils.metrics import equal_error_rate, pair_similarity, two_way_bootstrap, wilson_interval
 from fa_utils.models.weights import write_atomically
@@ -44,6 +46,7 @@ from fa_utils.report.results import result_row
 
 EXTRACTOR = "ires-vggface2-arcface"
 READERS = ("ires16-webface-arcface", "mobile-webface-softmax")
+PROCEDURAL = "procedural"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ BENCHMARKS = {  # name in the paper -> ours; AgeDB has more pictures a person, s
     "AgeDB": Source("agedb", 16, gap=30.0),
     "ColorFERET": Source("colorferet", 6),
 }
+AS_IN_PAPER = {name.lower(): name for name in BENCHMARKS}  # a real dataset's name -> the paper's; others keep theirs
+MOST_PICTURES = 6  # of a person in verification pairs on real faces
 MI, MI_MLP, FGSM, RANDOM = "MI-FGSM", "MI-FGSM-MLP", "FGSM", "RND-ATK"
 GRADIENT = (MI, MI_MLP, FGSM)
 ATTACKS = (*GRADIENT, RANDOM)
@@ -84,7 +89,7 @@ class Plan:
     Attributes
     ----------
     people : int or None
-        Of each benchmark, both halves together; all by default.
+        Of each benchmark, both halves together; all by default. Of a real dataset those with two or more pictures first.
     images : int
         Pictures of the gender-balanced sets of either half, at most.
     iterations : int
@@ -97,6 +102,10 @@ class Plan:
         Folds of the verification protocol.
     extractor : str
         Address of the network whose templates are protected.
+    readers : sequence of str
+        Addresses of other networks that read the attacked pictures.
+    faces : str
+        "procedural", or the address of a real dataset (`fa_utils.data.load_faces`).
     pace : int
         Published steps of IVE and rounds of Multi-IVE that are taken at once; 1 is as published.
     unit : int
@@ -110,6 +119,8 @@ class Plan:
     utility: tuple[float, ...] = UTILITY
     folds: int = 10
     extractor: str = EXTRACTOR
+    readers: tuple[str, ...] = READERS
+    faces: str = PROCEDURAL
     pace: int = 1
     unit: int = 64
     seed: int = 0
@@ -137,9 +148,30 @@ class Plan:
         return (max(1, self.iterations // 3), self.iterations, round(1.58 * self.iterations))
 
     @property
+    def networks(self) -> str:
+        """How results call the extractor: "zoo" for the default one, else its name."""
+        return "zoo" if self.extractor == EXTRACTOR else network_name(self.extractor)
+
+    @property
     def early(self) -> float:
         """The last eps of the sensitive range that is not above `EARLY`."""
         return max(eps for eps in self.grid if eps <= EARLY + 1e-9)
+
+
+def readers_of(networks: str) -> tuple[str, ...]:
+    """Addresses of the other networks that read attacked pictures: "zoo", or addresses by commas.
+
+    Raises
+    ------
+    ValueError
+        For an empty address.
+    """
+    if networks == "zoo":
+        return READERS
+    addresses = tuple(address.strip() for address in networks.split(","))
+    if not all(addresses):
+        raise ValueError(f"networks = {networks!r}: expected 'zoo' or addresses by commas, one of these is empty")
+    return addresses
 
 
 # ---------------------------------------------------------------- benchmarks
@@ -157,6 +189,10 @@ class Benchmark:
         Rows of ``faces``, all pictures of either half.
     tuned, shown : int array
         Positions in ``development`` and in ``evaluation`` of the gender-balanced sets.
+    gap : float
+        Smallest age gap of the pairs in years.
+    unlabeled : int
+        Pictures that are left out because their label is not known.
     """
 
     name: str
@@ -166,6 +202,8 @@ class Benchmark:
     evaluation: np.ndarray
     tuned: np.ndarray
     shown: np.ndarray
+    gap: float = 0.0
+    unlabeled: int = 0
 
     def labels(self, rows: np.ndarray) -> np.ndarray:
         """The gender-like attribute of some rows, 0 (feminine) or 1."""
@@ -189,18 +227,92 @@ def make_benchmark(name: str, plan: Plan, *, progress: bool = True) -> Benchmark
     return split_benchmark(name, faces, plan, gap=source.gap)
 
 
-def split_benchmark(name: str, faces: FaceSet, plan: Plan, *, gap: float = 0.0) -> Benchmark:
-    """The halves, balanced sets and pairs of any pictures with attributes ``gender`` and ``age``."""
-    labels = faces.attributes["gender"].to_numpy()
-    halves = halves_by_identity(faces.identity, labels, seed=plan.seed)
-    development, evaluation = (np.sort(np.asarray(half)) for half in halves)
+def real_benchmark(faces: FaceSet, plan: Plan) -> Benchmark:
+    """A real dataset's halves, sets and pairs; named as in the paper where the paper has it.
+
+    LFW's and AgeDB's own lists of pairs are not used: they compare people of different halves, and what is left within a
+    half is few and uneven. Pairs are drawn from the evaluation half in their way instead (`fold_pairs`), with AgeDB's age
+    gap where ages are known, and from at most `MOST_PICTURES` pictures of a person, or a few often photographed people
+    would be most of the mated pairs.
+
+    Raises
+    ------
+    ValueError
+        Where no picture has a label ``gender`` of 0 or 1, and for people too few, as in `make_benchmark`.
+    """
+    name = AS_IN_PAPER.get(faces.name, faces.name)
+    gap = BENCHMARKS[name].gap if name in BENCHMARKS and "age" in faces.attributes else 0.0
+    known = np.flatnonzero(np.isin(gender_labels(faces), (0, 1)))
+    rows = known if plan.people is None else known[people_first(faces.identity[known], plan.people, seed=plan.seed)]
+    return split_benchmark(name, faces, plan, gap=gap, rows=rows, most=None if gap else MOST_PICTURES)
+
+
+def gender_labels(faces: FaceSet) -> np.ndarray:
+    """The attribute ``gender`` of every picture, int64 (N,): 1 masculine, 0 feminine, -1 not known.
+
+    Raises
+    ------
+    ValueError
+        If the faces have no such attribute, or all of it is unknown.
+    """
+    columns = list(faces.attributes.columns)
+    if "gender" not in columns:
+        raise ValueError(
+            f"the faces {faces.name!r} have no attribute 'gender', which this chapter hides: they have {', '.join(columns) or 'none'}. "
+            "LFW needs male_names.txt and female_names.txt beside its pictures, a folder of your own a column gender (1, 0; -1 for unknown) in its attributes CSV"
+        )
+    labels = pd.to_numeric(faces.attributes["gender"], errors="coerce").fillna(-1).to_numpy(np.int64)
+    if not np.isin(labels, (0, 1)).any():
+        raise ValueError(f"no picture of {faces.name!r} has a gender of 1 or 0: all {len(labels)} are unknown")
+    return labels
+
+
+def people_first(identity: np.ndarray, people: int, *, seed: int = 0) -> np.ndarray:
+    """Rows of so many people, drawn at random, those with two pictures or more before those with one: mated pairs need two."""
+    names, counts = np.unique(identity, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(counts[order] < 2, kind="stable")]
+    return np.flatnonzero(np.isin(identity, names[order[:people]]))
+
+
+def split_benchmark(
+    name: str, faces: FaceSet, plan: Plan, *, gap: float = 0.0, rows: np.ndarray | None = None, most: int | None = None
+) -> Benchmark:
+    """The halves, balanced sets and pairs of any pictures with an attribute ``gender``, and ``age`` for a gap.
+
+    Parameters
+    ----------
+    rows : int array, optional
+        The pictures that take part, all with a known label; all pictures by default.
+    most : int, optional
+        Pictures of a person that pairs are drawn from; all by default.
+    """
+    labels = gender_labels(faces)
+    rows = np.arange(len(faces)) if rows is None else rows
+    halves = halves_by_identity(faces.identity[rows], labels[rows], seed=plan.seed)
+    development, evaluation = (rows[np.sort(np.asarray(half))] for half in halves)
     sets = []
     for half in (development, evaluation):
         chosen = balanced_subset(labels[half], faces.identity[half], _even(plan.images, labels[half]), seed=plan.seed)
         sets.append(np.sort(np.asarray(chosen)))
-    age = faces.attributes["age"].to_numpy()[evaluation]
-    pairs = fold_pairs(faces.identity[evaluation], age=age, gap=gap, folds=plan.folds, seed=plan.seed)
-    return Benchmark(name, faces, pairs, development, evaluation, *sets)
+    pairs = half_pairs(faces, evaluation, plan, gap=gap, most=most)
+    return Benchmark(name, faces, pairs, development, evaluation, *sets, gap=gap, unlabeled=int((labels < 0).sum()))
+
+
+def half_pairs(faces: FaceSet, rows: np.ndarray, plan: Plan, *, gap: float, most: int | None) -> Pairs:
+    """Pairs of the pictures on ``rows``, as positions in ``rows``; ages matter for a gap alone."""
+    identity, kept = faces.identity[rows], np.arange(len(rows))
+    if most is not None:
+        order = np.random.default_rng(plan.seed).permutation(len(rows))
+        kept = np.sort(order[turns(identity[order]) < most])
+    age = faces.attributes["age"].to_numpy()[rows][kept] if gap else None
+    pairs = fold_pairs(identity[kept], age=age, gap=gap, folds=plan.folds, seed=plan.seed)
+    return Pairs(a=kept[pairs.a], b=kept[pairs.b], same=pairs.same, fold=pairs.fold)
+
+
+def turns(identity: np.ndarray) -> np.ndarray:
+    """How many entries of the same person come before each entry, (n,)."""
+    return pd.Series(identity).groupby(identity).cumcount().to_numpy()
 
 
 def _even(images: int, labels: np.ndarray) -> int:
@@ -335,7 +447,7 @@ def _code() -> str:
     """The code that attacks and embeds: kept templates must not outlive it."""
     root = Path(fa_utils.__file__).parent
     files = [root / "attacks" / f"{name}.py" for name in ("engine", "objectives")]
-    files += [root / "models" / f"{name}.py" for name in ("encoder", "iresnet", "resnet", "mobilefacenet", "vgg")]
+    files += [root / "models" / f"{name}.py" for name in ("encoder", "iresnet", "resnet", "mobilefacenet", "vgg", "onnx")]
     return fa_utils.__version__ + "".join(file.read_text() for file in files)
 
 
@@ -587,23 +699,41 @@ class Case:
 
 
 def open_cases(plan: Plan, names: Sequence[str] = tuple(BENCHMARKS), *, progress: bool = True) -> dict[str, Case]:
-    """Render the benchmarks, embed them and train what is trained on their development halves."""
-    benchmarks = [make_benchmark(name, plan, progress=progress) for name in names]
+    """Render or read the benchmarks, embed them and train what is trained on their development halves.
+
+    Real faces are one benchmark, whatever ``names`` says.
+    """
+    if plan.faces == PROCEDURAL:
+        benchmarks = [make_benchmark(name, plan, progress=progress) for name in names]
+    else:
+        benchmarks = [real_benchmark(load_faces(plan.faces, progress=progress), plan)]
     done = in_parallel(_open_case, [(benchmark, plan) for benchmark in benchmarks], plan.workers, progress, "estimators")
     return {case.name: case for case in done}
 
 
 def _open_case(benchmark: Benchmark, plan: Plan) -> Case:
-    encoder = open_network(plan.extractor, plan.device)
-    clean = {}
-    for half in ("development", "evaluation"):
-        rows = getattr(benchmark, half)
-        batches = np.array_split(rows, max(1, -(-len(rows) // plan.unit)))
-        with torch.no_grad():
-            parts = [encoder(benchmark.faces.batch(part).to(plan.device)).float().cpu().numpy() for part in batches]
-        clean[half] = np.concatenate(parts)
+    clean = {half: clean_templates(benchmark.faces, getattr(benchmark, half), plan) for half in ("development", "evaluation")}
     heads = train_heads(clean["development"], benchmark.labels(benchmark.development), plan)
     return Case(benchmark, clean, heads)
+
+
+def clean_templates(faces: FaceSet, rows: np.ndarray, plan: Plan) -> np.ndarray:
+    """Templates of pictures as they are, float32 (n, D), unit vectors; kept on the disk."""
+    state = hashlib.sha256(repr((_code(), network_sha256(plan.extractor), faces.name, torch.__version__)).encode())
+    for part in (rows, faces.identity, faces.images[rows[:: max(1, len(rows) // 50)]]):
+        state.update(np.ascontiguousarray(part).tobytes())
+    path = CACHE / "privacy" / f"{state.hexdigest()[:24]}.npy"
+    if path.exists():
+        return np.load(path)
+    encoder = open_network(plan.extractor, plan.device)
+    batches = np.array_split(rows, max(1, -(-len(rows) // plan.unit)))
+    with torch.no_grad():
+        found = np.concatenate([encoder(faces.batch(part).to(plan.device)).float().cpu().numpy() for part in batches])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, found)
+    write_atomically(path, buffer.getvalue())
+    return found
 
 
 def read_clean(cases: Mapping[str, Case], plan: Plan, *, progress: bool = True) -> list[dict]:

@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from fa_utils.attacks import ClubInformation, Misclassify
-from fa_utils.attacks.transfer import open_network
+from fa_utils.attacks.transfer import network_name, open_network
 from fa_utils.data import to_uint8
 from fa_utils.metrics import two_way_bootstrap
 from fa_utils.privacy.elimination import Elimination, fit_ive, fit_multi_ive
@@ -26,7 +26,6 @@ from fa_utils.report.privacy_cases import (
     MI,
     MI_MLP,
     RANDOM,
-    READERS,
     REMEMBERED,
     TWINS,
     Case,
@@ -169,18 +168,31 @@ def _adapted_information(templates, labels, first: np.ndarray, plan: Plan) -> np
 TRAINED_ON = {"LFW": "AgeDB", "AgeDB": "LFW", "ColorFERET": "LFW"}  # importance comes from another benchmark
 
 
+def trained_on(name: str, cases: Mapping[str, Case]) -> str:
+    """The benchmark whose development half ranks variables for this one: another where there is one, else its own."""
+    other = TRAINED_ON.get(name, name)
+    return other if other in cases else name
+
+
 def fit_eliminations(cases: Mapping[str, Case], plan: Plan, *, progress: bool = True) -> dict[str, dict[str, Elimination]]:
-    """IVE and Multi-IVE for each benchmark, from the clean templates of another one's development half, where there is one."""
-    names = [name for name in cases if TRAINED_ON[name] in cases]
+    """IVE and Multi-IVE for each benchmark, from the clean templates of a development half: see `trained_on`.
+
+    Multi-IVE is left out where `too_few_for_rotation` says so.
+    """
     keys, arguments = [], []
-    for other in dict.fromkeys(TRAINED_ON[name] for name in names):
+    for other in dict.fromkeys(trained_on(name, cases) for name in cases):
         templates = cases[other].clean["development"]
         labels = cases[other].benchmark.labels(cases[other].benchmark.development)
-        for method in ELIMINATIONS:
+        for method in ELIMINATIONS[: 1 if too_few_for_rotation(cases[other]) else 2]:
             keys.append((other, method))
             arguments.append((method, templates, labels, plan.pace, plan.seed, privacy_code()))
     done = dict(zip(keys, in_parallel(REMEMBERED.cache(_fit_elimination), arguments, plan.workers, progress, "eliminations"), strict=True))
-    return {name: {method: done[TRAINED_ON[name], method] for method in ELIMINATIONS} for name in names}
+    return {name: {method: found for (other, method), found in done.items() if other == trained_on(name, cases)} for name in cases}
+
+
+def too_few_for_rotation(case: Case) -> bool:
+    """Whether the development half has fewer pictures than templates have numbers: not all principal components are there."""
+    return len(case.clean["development"]) < case.clean["development"].shape[1]
 
 
 STEPS, PER_STEP = 20, 5  # IVE's example
@@ -427,17 +439,18 @@ def adaptive_rows(case: Case, plan: Plan, *, progress: bool = True) -> list[dict
     return rows
 
 
-def reader_rows(case: Case, plan: Plan, *, readers: Sequence[str] = READERS, progress: bool = True) -> list[dict]:
-    """Audit 5: pictures perturbed for one extractor, templates read by another (columns ``x``: eps, ``far``: the reader)."""
+def reader_rows(case: Case, plan: Plan, *, progress: bool = True) -> list[dict]:
+    """Audit 5: pictures perturbed for one extractor, templates read by others (columns ``x``: eps, ``far``: the reader)."""
     levels = (0.0, case.optimum[MI], DEFAULT[0], LARGEST)
-    job = job_of(case.benchmark, case.shown, MI, case.heads, plan, levels, readers=(plan.extractor, *readers))
+    readers = tuple(dict.fromkeys((plan.extractor, *plan.readers)))
+    job = job_of(case.benchmark, case.shown, MI, case.heads, plan, levels, readers=readers)
     (result,) = run_jobs([job], progress=False)
     keys = [(reader, level) for reader in job.judges for level in range(len(levels))]
     arguments = [(result[reader][level], case.labels, case.identity, plan.seed) for reader, level in keys]
     right = dict(zip(keys, in_parallel(probe_images, arguments, plan.workers, progress, "readers"), strict=True))
     rows = []
     for (reader, level), values in right.items():
-        place = {"method": MI, "source": case.name, "x": levels[level], "far": reader}
+        place = {"method": MI, "source": case.name, "x": levels[level], "far": network_name(reader)}
         rows.append(case.readings.row("Audit: other extractors", "B", values, **place))
         if level:
             gap = values - right[reader, 0]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from fa_utils.attacks.transfer import network_name
 from fa_utils.report import privacy
 from fa_utils.report.figures import COLORS, LINES, MARKERS, image_strip, line_with_band, new_figure
 from fa_utils.report.privacy import ELIMINATIONS, OWN_SCALE, REFERENCE
@@ -15,12 +16,13 @@ from fa_utils.report.privacy_cases import (
     GRADIENT,
     MI,
     MI_MLP,
+    PROCEDURAL,
     SETTINGS,
     Case,
     Errors,
     Plan,
 )
-from fa_utils.report.privacy_probes import SHARES, STAR, STRONG
+from fa_utils.report.privacy_probes import SHARES, STAR, STRONG, too_few_for_rotation, trained_on
 from fa_utils.report.results import paper_table, results_frame
 from fa_utils.report.tables import Table, plain_table, three_columns
 
@@ -50,6 +52,18 @@ def live_frame(rows: list[dict], shared: dict) -> pd.DataFrame:
     return results_frame(rows, chapter=privacy.CHAPTER, **shared)
 
 
+def published_part(results: pd.DataFrame, *, faces: str, networks: str) -> pd.DataFrame:
+    """Published rows on the same faces: those of the same extractor, or of the first one where it was not published."""
+    part = results[results["faces"] == faces]
+    own = part[part["networks"] == networks]
+    return own if len(own) or part.empty else part[part["networks"] == part["networks"].iloc[0]]
+
+
+def by_network(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of several extractors with the extractor's name beside the benchmark's, so that each gets a panel of its own."""
+    return frame.assign(source=frame["source"] + ", " + frame["networks"])
+
+
 def runs_with(table: str, **frames: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """(run, its rows of a table) for every run that has some."""
     for name, frame in frames.items():
@@ -72,23 +86,45 @@ def benchmarks_table(cases: Mapping[str, Case], errors: Mapping[str, Errors], pl
     lines = []
     for name, case in cases.items():
         benchmark = case.benchmark
-        source = BENCHMARKS[name]
+        taking_part = benchmark.identity(np.concatenate([benchmark.development, benchmark.evaluation]))
         lines.append(
             {
                 "benchmark": name,
-                "our domain": source.domain,
-                "people": len(np.unique(benchmark.faces.identity)),
+                "our domain": BENCHMARKS[name].domain if plan.faces == PROCEDURAL else None,
+                "people": len(np.unique(taking_part)),
                 "development": len(benchmark.development),
                 "evaluation": len(benchmark.evaluation),
                 "balanced": len(benchmark.shown),
                 "pairs": len(benchmark.pairs),
-                "age gap": f"{source.gap:g} years" if source.gap else None,
+                "age gap": f"{benchmark.gap:g} years" if benchmark.gap else None,
                 "label 1 (%)": 100 * benchmark.labels(benchmark.evaluation).mean(),
                 "clean EER (%)": 100 * errors[name].rate(errors[name].clean(case.clean["evaluation"])),
             }
         )
-    caption = f"The benchmarks, in pictures; templates of {plan.extractor}. Label shares and pairs: evaluation half."
-    return plain_table(pd.DataFrame(lines), caption=caption, digits={"label 1 (%)": 1, "clean EER (%)": 2})
+    caption = f"The benchmarks, in pictures; templates of {network_name(plan.extractor)}. Label shares and pairs: evaluation half."
+    frame = pd.DataFrame(lines).dropna(axis=1, how="all")
+    return plain_table(frame, caption=caption, digits={"label 1 (%)": 1, "clean EER (%)": 2})
+
+
+def remarks(cases: Mapping[str, Case], plan: Plan) -> list[str]:
+    """Sentences on what real faces lack, and on what is done instead; none for rendered ones."""
+    return [] if plan.faces == PROCEDURAL else [sentence for name, case in cases.items() for sentence in _lacks(name, case, cases)]
+
+
+def _lacks(name: str, case: Case, cases: Mapping[str, Case]) -> list[str]:
+    benchmark, found = case.benchmark, []
+    if name not in BENCHMARKS:
+        found.append(f"{name} is not among the paper's benchmarks: there is no paper column for it, and claims 2 and 8 do not speak of it.")
+    if benchmark.unlabeled:
+        found.append(f"{name}: {benchmark.unlabeled} of {len(benchmark.faces)} pictures have no label, or contradicting ones, and are left out.")
+    if name in BENCHMARKS and BENCHMARKS[name].gap > benchmark.gap:
+        found.append(f"The pairs of {name} should lie {BENCHMARKS[name].gap:g} years apart. These pictures have no ages, so its pairs have no gap and are easier.")
+    if trained_on(name, cases) == name:
+        found.append("There is no second dataset, so IVE and Multi-IVE rank variables on the development half of the same one.")
+    if too_few_for_rotation(case):
+        have, need = case.clean["development"].shape
+        found.append(f"Multi-IVE is left out: {need} principal components need as many pictures, and the development half has {have}. More people would do.")
+    return found
 
 
 def _cell(row: Mapping, digits: int, interval: bool, *, signed: bool = False) -> str:
@@ -171,10 +207,25 @@ def table_two(metric: str, published: pd.DataFrame, live: pd.DataFrame, *, table
     """Table 2, one of its two numbers: methods by benchmark, paper, published and live."""
     what = {"balanced_accuracy": "balanced accuracy of the probes, all pictures", "eer": "equal error rate"}[metric]
     parts = [frame[frame["table"] == table].drop(columns="n_pairs") for frame in (published, live)]
+    printed = paper_table(privacy.PAPER, "Table 2")
     return three_columns(
-        paper_table(privacy.PAPER, "Table 2"), *parts, index="method", columns="source", metric=metric,
+        printed[printed["source"].isin({*parts[0]["source"], *parts[1]["source"]})], *parts, index="method", columns="source", metric=metric,
         digits=2 if metric == "eer" else 1, caption=f"Table 2: {what}.",
     )  # fmt: skip
+
+
+def photographs_table(metric: str, frame: pd.DataFrame) -> Table:
+    """Table 2 on published real faces, one of its two numbers: the paper's for this dataset, and ours by extractor."""
+    part = frame[(frame["table"] == "Table 2") & (frame["metric"] == metric)]
+    printed, digits = paper_table(privacy.PAPER, "Table 2"), 2 if metric == "eer" else 1
+    printed = printed[(printed["metric"] == metric) & printed["source"].isin(set(part["source"]))]
+    lines = {method: {"method": method} for method in dict.fromkeys([*printed["method"], *part["method"]])}
+    for row in printed.to_dict("records"):
+        lines[row["method"]][f"{row['source']}, paper"] = _cell(row, digits, False)
+    for row in part.to_dict("records"):
+        lines[row["method"]][f"{row['source']}, {row['networks']}"] = _cell(row, digits, True)
+    what = {"balanced_accuracy": "balanced accuracy of the probes (%)", "eer": "equal error rate (%)"}[metric]
+    return plain_table(pd.DataFrame(list(lines.values())), caption=f"Table 2 on photographs: {what}, as printed and by extractor.")
 
 
 _DIALS = (*ELIMINATIONS, *OWN_SCALE.values())
@@ -237,10 +288,29 @@ def choice_table(part: pd.DataFrame, *, caption: str) -> Table:
 # ---------------------------------------------------------------- figures
 
 
+def panels(part: pd.DataFrame) -> list[str]:
+    """The benchmarks of some rows, in the paper's order, then others."""
+    found, known = list(dict.fromkeys(part["source"])), list(BENCHMARKS)
+    return sorted(found, key=lambda name: known.index(name) if name in known else len(known))
+
+
+def _width(each: float, names: Sequence[str]) -> float:
+    """Inches for panels side by side; a single one is wider, for its legend."""
+    return max(each * len(names), 5.0)
+
+
+def _legend(fig, ax, *, most: int = 4) -> None:
+    """One legend below all panels, in as many columns as fit."""
+    handles, labels = ax.get_legend_handles_labels()
+    inches = 0.5 + 0.075 * max(map(len, labels))
+    columns = max(1, min(len(labels), most, int(fig.get_figwidth() / inches)))
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+
+
 def curves_figure(part: pd.DataFrame, *, log: bool = False):
     """Accuracy against eps: settings A and B above one another, a panel a benchmark, a line an attack."""
-    names = [name for name in BENCHMARKS if name in set(part["source"])]
-    fig, axes = new_figure(width=3.4 * len(names), height=5.6, rows=2, columns=len(names))
+    names = panels(part)
+    fig, axes = new_figure(width=_width(3.4, names), height=5.6, rows=2, columns=len(names))
     for i, setting in enumerate(SETTINGS):
         for j, source in enumerate(names):
             ax = axes[i, j]
@@ -259,15 +329,14 @@ def curves_figure(part: pd.DataFrame, *, log: bool = False):
             ax.set_title(f"{source}, setting {setting}", fontsize=10)
             ax.set_xlabel("eps" if i else "")
             ax.set_ylabel("accuracy (%)" if j == 0 else "")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    _legend(fig, axes[0, 0])
     return fig
 
 
 def mixture_figure(part: pd.DataFrame):
     """Fig. 5: setting B against the share of clean templates, a panel a benchmark."""
-    names = [name for name in BENCHMARKS if name in set(part["source"])]
-    fig, axes = new_figure(width=3.4 * len(names), height=3.4, columns=len(names))
+    names = panels(part)
+    fig, axes = new_figure(width=_width(3.4, names), height=3.4, columns=len(names))
     for ax, source in zip(axes[0], names, strict=True):
         for color, name in enumerate((MI, MI_MLP)):
             for line, words in enumerate((STAR, STRONG)):
@@ -279,16 +348,15 @@ def mixture_figure(part: pd.DataFrame):
         ax.set_title(source, fontsize=10)
         ax.set_xlabel("clean templates (%)")
     axes[0, 0].set_ylabel("accuracy, setting B (%)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    _legend(fig, axes[0, 0])
     return fig
 
 
 def rounding_figure(part: pd.DataFrame):
     """Setting B with and without rounding to 8 bits, a panel a benchmark; ticks at whole gray levels."""
     part = part[part["target"] == "setting B"]
-    names = [name for name in BENCHMARKS if name in set(part["source"])]
-    fig, axes = new_figure(width=3.4 * len(names), height=3.2, columns=len(names))
+    names = panels(part)
+    fig, axes = new_figure(width=_width(3.4, names), height=3.2, columns=len(names))
     for ax, source in zip(axes[0], names, strict=True):
         for style, method in enumerate(dict.fromkeys(part["method"])):
             curve = part[(part["source"] == source) & (part["method"] == method)].sort_values("x")
@@ -321,8 +389,8 @@ def utility_points(part: pd.DataFrame) -> pd.DataFrame:
 def utility_figure(part: pd.DataFrame):
     """Privacy against utility: balanced accuracy of the probes against EER, every method at every strength, and the frontier."""
     points = utility_points(part)
-    names = [name for name in BENCHMARKS if name in set(points["source"])]
-    fig, axes = new_figure(width=3.6 * len(names), height=4.2, columns=len(names))
+    names = panels(points)
+    fig, axes = new_figure(width=_width(3.6, names), height=4.2, columns=len(names))
     styles = {name: style for style, name in enumerate((*ATTACKS, *ELIMINATIONS))}
     for ax, source in zip(axes[0], names, strict=True):
         mine = points[points["source"] == source]
@@ -335,6 +403,7 @@ def utility_figure(part: pd.DataFrame):
                 ax.plot(curve["eer"], curve["gender"], LINES[style % len(LINES)], label=method, **look)
             if method in OWN_SCALE:
                 own = mine[mine["method"] == OWN_SCALE[method]].sort_values("x")
+            if method in OWN_SCALE and len(own):
                 ax.plot(own["eer"], own["gender"], "-", label=OWN_SCALE[method], mfc="none", **look)
         start = mine[mine["method"] == REFERENCE]
         ax.plot(start["eer"], start["gender"], "*", color="#000000", ms=14, label="no protection", zorder=5)
@@ -347,8 +416,7 @@ def utility_figure(part: pd.DataFrame):
         ax.set_xlabel("EER (%): less is more useful")
     axes[0, 0].set_ylabel("gender read (%): 50 is private")
     axes[0, 0].annotate("better", (0.06, 0.06), (0.22, 0.16), xycoords="axes fraction", arrowprops={"arrowstyle": "->", "color": "#444444"}, fontsize=9)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    _legend(fig, axes[0, 0])
     return fig
 
 
