@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fa_utils.attacks.rewrite import rewrite_benchmark
 from fa_utils.attacks.transfer import PairSet, benchmark_pairs, procedural_pairs, run_trials
-from fa_utils.data import FaceSet, Pairs, load_benchmark
+from fa_utils.data import FaceSet, Pairs, dataset_name, load_benchmark
 from fa_utils.memory import keep_freed_memory
 from fa_utils.models.recipes import RECIPES
 from fa_utils.paths import RESULTS
@@ -40,7 +40,7 @@ def main() -> None:
     benchmark = load_benchmark("lfw", options.faces, identities=None if real else options.people)
     engine = {"workers": options.workers, "device": options.device}
     measured = measure_networks(cast.networks, benchmark, **engine)
-    thresholds = thresholds_of(measured, faces="lfw" if real else "procedural")
+    thresholds = thresholds_of(measured, faces=dataset_name(options.faces))
     print(measured.drop(columns="address").to_string(float_format="{:.4f}".format), flush=True)
 
     pairs = benchmark_pairs(*benchmark, options.pairs) if real else procedural_pairs(options.pairs)
@@ -51,7 +51,7 @@ def main() -> None:
         small = benchmark if real else load_benchmark("lfw", identities=options.talfw_people)
         rows += talfw_rows(cast, budget, small, engine)
     shared = provenance(
-        faces="lfw" if real else "procedural",
+        faces=dataset_name(options.faces),
         networks="zoo" if options.networks == "zoo" else "onnx",
         profile=options.profile,
         seeds=budget.seeds,
@@ -65,7 +65,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faces", default="procedural", help="'procedural', or the folder of a real LFW")
+    parser.add_argument("--faces", default="procedural", help="'procedural', or a folder of real faces")
     parser.add_argument("--networks", default="zoo", help="'zoo', a folder of ONNX files, or files by commas")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50)
@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="data/results/3-dfanet-FACES.csv unless given")
     options = parser.parse_args()
-    kind = "procedural" if options.faces == "procedural" else "lfw"
+    kind = dataset_name(options.faces)
     options.out = options.out or RESULTS / f"3-dfanet-{kind}.csv"
     return options
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from fa_utils.attacks.transfer import PairSet, benchmark_pairs, open_network, procedural_pairs, run_trials
-from fa_utils.data import load_benchmark, to_float
+from fa_utils.data import dataset_name, load_benchmark, to_float
 from fa_utils.memory import keep_freed_memory
 from fa_utils.paths import CACHE, RESULTS
 from fa_utils.report import eroding, eroding_probes
@@ -33,13 +33,13 @@ def main() -> None:
     benchmark = load_benchmark("lfw", options.faces, identities=None if real else options.people)
     engine = {"workers": options.workers, "device": options.device}
     measured = measure_networks(cast.networks, benchmark, **engine)
-    thresholds = thresholds_of(measured, faces="lfw" if real else "procedural")
+    thresholds = thresholds_of(measured, faces=dataset_name(options.faces))
     print(measured.drop(columns="address").to_string(float_format="{:.4f}".format), flush=True)
     pairs = benchmark_pairs(*benchmark, options.pairs) if real else procedural_pairs(options.pairs)
     engine["unit"] = options.unit
     rows = study_rows(options, cast, budget, pairs, benchmark, measured, thresholds, engine)
     shared = provenance(
-        faces="lfw" if real else "procedural",
+        faces=dataset_name(options.faces),
         networks="zoo" if options.networks == "zoo" else "onnx",
         profile=options.profile,
         seeds=budget.seeds,
@@ -48,7 +48,7 @@ def main() -> None:
         device=options.device,
         command=command(),
     )
-    name = "lfw" if real else "procedural"
+    name = dataset_name(options.faces)
     print(write_results(rows, RESULTS / f"4-gradient-eroding-{name}.csv", chapter=eroding.CHAPTER, **shared))
 
 
@@ -100,7 +100,7 @@ def command() -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", default="procedural", help="procedural, or the folder of LFW")
+    parser.add_argument("--faces", default="procedural", help="procedural, or a folder of real faces")
     parser.add_argument("--networks", default="zoo", help="zoo, ONNX files by commas (the first is the main surrogate), or their folder")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50)
