@@ -104,7 +104,7 @@ def make_cast(networks: str = "zoo", *, per_table: int = 4) -> Cast:
     Parameters
     ----------
     networks : str
-        ``"zoo"``, or two or more addresses separated by commas: ONNX files, weight files, names of the zoo.
+        ``"zoo"``, or two or more addresses separated by commas: ONNX files, weight files, registered names, names of the zoo.
         Networks of one's own form a single group, as the paper's three comparisons do not apply to them.
     per_table : int
         Networks of the zoo in each table, from 2 to 4.
@@ -122,7 +122,7 @@ def make_cast(networks: str = "zoo", *, per_table: int = 4) -> Cast:
     names = tuple(part.strip() for part in networks.split(",") if part.strip())
     if len(names) < 2 or len({network_name(name) for name in names}) < len(names):
         raise ValueError(
-            f"networks = {networks!r}: 'zoo', or two or more different ONNX files, weight files or names of the zoo"
+            f"networks = {networks!r}: 'zoo', or two or more different ONNX files, weight files, registered names or names of the zoo"
         )
     *others, held_out = names
     ensembles = [tuple(others[k:] + others[:k])[:3] for k in range(min(3, len(others)))] if len(names) > 3 else []

@@ -109,7 +109,7 @@ def make_cast(networks: str = "zoo", *, library: int = 15) -> Cast:
     Parameters
     ----------
     networks : str
-        ``"zoo"``, or three or more addresses separated by commas: ONNX files, weight files, names of the zoo. Each of
+        ``"zoo"``, or three or more addresses separated by commas: ONNX files, weight files, registered names, names of the zoo. Each of
         them is a surrogate of Fig. 2, the first is that of Tables I and II, and all but the last two, at most three, are the
         ensemble.
     library : int
@@ -138,7 +138,7 @@ def make_cast(networks: str = "zoo", *, library: int = 15) -> Cast:
     names = tuple(part.strip() for part in networks.split(",") if part.strip())
     if len(names) < 3 or len({network_name(name) for name in names}) < len(names):
         raise ValueError(
-            f"networks = {networks!r}: 'zoo', or three or more different ONNX files, weight files or names of the zoo"
+            f"networks = {networks!r}: 'zoo', or three or more different ONNX files, weight files, registered names or names of the zoo"
         )
     ensemble = names[:-2][:3]
     return Cast(names, names[0], names, ensemble if len(ensemble) > 1 else (), {}, ())
