@@ -1,6 +1,8 @@
-"""Chapter 5's published numbers: calibrate eta, run the study at size and write data/results/5-bpfa-procedural.csv.
+"""Chapter 5's published numbers: calibrate eta, run the study at size and write data/results/5-bpfa-*.csv.
 
     python benchmarks/publish_bpfa.py --pairs 20 --steps 100 --spectra 3 --neighbors 2 --workers 1
+    python benchmarks/publish_bpfa.py --faces ../real --networks ../shared/real/networks --pairs 40 --calibration 12 --steps 50 \\
+        --methods FIM MI DI DFANet FMD FMDN --sections eta dodging layers
 
 A run that was killed goes on where it was: finished attacks are kept in the cache. Nothing is written to
 data/results before all is done. Only numbers are written, never a picture.
@@ -10,41 +12,58 @@ import argparse
 import dataclasses
 import shlex
 import sys
+from pathlib import Path
 
 from fa_utils.attacks.transfer import open_network, run_trials
-from fa_utils.data import load_benchmark
+from fa_utils.data import dataset_name, load_benchmark
 from fa_utils.memory import keep_freed_memory
 from fa_utils.paths import RESULTS
 from fa_utils.report import bpfa, bpfa_probes
+from fa_utils.report.bpfa_pairs import BENCHMARKS, FIRST, Pools, procedural_pools, real_pools
 from fa_utils.report.results import provenance, write_results
 from fa_utils.report.scores import measure_networks, score, thresholds_of
+
+NEEDED = {  # section beside the tables of transfer -> the methods that it compares with
+    "eta": {"FMDN"},
+    "dodging": set(),
+    "layers": {"FMDN"},
+    "audit": {"MI", "FMD"},
+    "loss": set(),
+    "cost": set(),
+}
 
 
 def main() -> None:
     keep_freed_memory()
     options = parse()
-    cast = bpfa.make_cast()
+    cast = bpfa.make_cast(addresses(options.networks))
     budget = bpfa.Budget(
         eps=options.eps / 255,
         step_size=options.step_size / 255,
         steps=options.steps,
         spectra=options.spectra,
         neighbors=options.neighbors,
+        drop=options.drop,
         seeds=tuple(range(options.seeds)),
     )
+    name = dataset_name(options.faces)
+    real = name != "procedural"
     engine = {"workers": options.workers, "device": options.device}
-    benchmark = load_benchmark("lfw", identities=options.people)
+    benchmark = load_benchmark("lfw", options.faces, identities=None if real else options.people)
+    how = {"calibration": options.calibration}
+    pools = real_pools(*benchmark, options.pairs, **how) if real else procedural_pools(options.pairs, **how)
+    print(pools.note, flush=True)
     measured = measure_networks(cast.networks, benchmark, **engine)
-    thresholds = thresholds_of(measured)
+    thresholds = thresholds_of(measured, faces=name)
     print(measured.drop(columns="address").to_string(float_format="{:.4f}".format), flush=True)
     engine["unit"] = options.unit
-    rows = eta_rows(cast, budget, thresholds, options.calibration, engine)
+    rows = eta_rows(cast, budget, thresholds, pools, engine)
     budget = dataclasses.replace(budget, etas=bpfa.calibrated(rows))
     print("eta:", dict(budget.etas), flush=True)
-    rows += study_rows(cast, budget, thresholds, options, engine)
+    rows += study_rows(cast, budget, thresholds, options, pools, engine)
     shared = provenance(
-        faces="procedural",
-        networks="zoo",
+        faces=name,
+        networks="zoo" if options.networks == "zoo" else "onnx",
         profile=options.profile,
         seeds=budget.seeds,
         eps=budget.eps,
@@ -52,72 +71,112 @@ def main() -> None:
         device=options.device,
         command=shlex.join(["python", "benchmarks/publish_bpfa.py", *sys.argv[1:]]),
     )
-    print(write_results(rows, RESULTS / "5-bpfa-procedural.csv", chapter=bpfa.CHAPTER, **shared))
+    path = options.out or RESULTS / f"5-bpfa-{name}.csv"
+    print(write_results(rows, path, chapter=bpfa.CHAPTER, **shared))
 
 
-def eta_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, count: int, engine: dict) -> list[dict]:
+def eta_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, pools: Pools, engine: dict) -> list[dict]:
     """Fig. 3, on pairs that are not reported."""
-    calibration = bpfa.pairs_of("LFW", count, calibration=True)
-    return bpfa.eta_rows(score(run_trials(bpfa.eta_trials(cast, budget), calibration, **engine), thresholds), cast, budget)
+    study = run_trials(bpfa.eta_trials(cast, budget), pools.calibration, **engine)
+    return bpfa.eta_rows(score(study, thresholds), cast, budget)
 
 
-def study_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, options, engine: dict) -> list[dict]:
-    """All tables, claims and audits."""
-    rows, scores = [], {}
-    for name in bpfa.BENCHMARKS:
-        pairs = bpfa.pairs_of(name, options.pairs)
-        rows += dodging_rows(cast, budget, thresholds, name, pairs, engine)
-        methods = options.methods if name == "LFW" else options.second
+def study_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, options, pools: Pools, engine: dict) -> list[dict]:
+    """The tables, claims and audits of the chosen sections."""
+    chosen, rows, scores = options.sections, [], {}
+    if "dodging" in chosen:
+        rows += dodging_rows(cast, budget, thresholds, pools, engine)
+    first, *_ = pools.reported
+    for name, pairs in pools.reported.items():
+        methods = options.methods if name == first else options.second
         if not methods:
             continue
         trials = bpfa.table_trials(cast, budget, methods)
-        if name == "LFW":
-            first = pairs
-            trials += bpfa.layer_trials(cast, budget) + bpfa.eta_controls(cast, budget) + bpfa.audit_trials(cast, budget)
+        trials += section_trials(cast, budget, chosen) if name == first else []
         trials.sort(key=lambda trial: budget.copies(trial.method))  # the cheap ones first, in case there is no time for all
         scores[name] = score(run_trials(trials, pairs, **engine), thresholds)
         for kind in ("single", "combined"):
             rows += bpfa.transfer_rows(scores[name], cast, budget, name, kind)
             rows += bpfa.transfer_effects(scores[name], cast, budget, name, kind)
-    for section in (bpfa.order_effects, bpfa.eta_effects, bpfa.layer_rows, bpfa.layer_effects, bpfa.curve_rows):
-        rows += section(scores["LFW"], cast, budget)
-    for section in (bpfa.audit_rows, bpfa.compute_rows, bpfa.deviation_rows):
-        rows += section(scores["LFW"], cast, budget)
-    rows += bpfa_probes.loss_rows(open_network(cast.encoders[0], options.device), first, budget, count=len(first))
-    rows += bpfa_probes.memory_rows(cast, budget, first, device=options.device)
-    return rows + bpfa_probes.cost_rows(cast, budget, first, count=20, rounds=6, device=options.device)
+    found = scores[first]
+    rows += bpfa.order_effects(found, cast, budget) + bpfa.curve_rows(found, cast, budget) + bpfa.compute_rows(found, cast, budget)
+    if "eta" in chosen:
+        rows += bpfa.eta_effects(found, cast, budget)
+    if "layers" in chosen:
+        rows += bpfa.layer_rows(found, cast, budget) + bpfa.layer_effects(found, cast, budget)
+    if "audit" in chosen:
+        rows += bpfa.audit_rows(found, cast, budget) + bpfa.deviation_rows(found, cast, budget)
+    if "loss" in chosen:
+        encoder = open_network(cast.encoders[0], options.device)
+        rows += bpfa_probes.loss_rows(encoder, pools.first, budget, count=options.pairs, etas=cast.etas)
+    if "cost" in chosen:
+        rows += bpfa_probes.memory_rows(cast, budget, pools.first, device=options.device)
+        rows += bpfa_probes.cost_rows(cast, budget, pools.first, count=20, rounds=6, device=options.device)
+    return rows
 
 
-def dodging_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, name: str, pairs, engine: dict) -> list[dict]:
-    """Tables VII and VIII on one benchmark, judged by the own and by another picture."""
+def section_trials(cast: bpfa.Cast, budget: bpfa.Budget, chosen) -> list:
+    """The attacks on the first benchmark beside those of the tables of transfer."""
+    trials = []
+    if "eta" in chosen:
+        trials += bpfa.eta_controls(cast, budget)
+    if "layers" in chosen:
+        placements = bpfa.placements_of(cast)
+        print(bpfa.left_out(placements), flush=True)
+        trials += bpfa.layer_trials(cast, budget, placements)
+    return trials + (bpfa.audit_trials(cast, budget) if "audit" in chosen else [])
+
+
+def dodging_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, pools: Pools, engine: dict) -> list[dict]:
+    """Tables VII and VIII on each benchmark, judged by the own and, where there is one, by another picture."""
     rows = []
-    for picture in (bpfa.OWN, bpfa.ANOTHER):
-        dodged = run_trials(bpfa.dodging_trials(cast, budget), bpfa.dodging_pairs(name, pairs, picture), **engine)
+    for (name, picture), pairs in pools.dodging.items():
+        dodged = run_trials(bpfa.dodging_trials(cast, budget), pairs, **engine)
         scores = score(dodged, thresholds, at=bpfa.DODGING, dodging=True)
         rows += bpfa.dodging_rows(scores, cast, budget, name, picture)
         rows += bpfa.dodging_effects(scores, cast, budget, name, picture)
     return rows
 
 
-def parse() -> argparse.Namespace:
+def addresses(networks: str) -> str:
+    """The zoo, addresses joined by commas, or the ONNX files of a folder, joined."""
+    folder = Path(networks)
+    if not folder.is_dir():
+        return networks
+    files = sorted(folder.glob("*.onnx"))
+    if not files:
+        raise SystemExit(f"--networks {networks}: there is no ONNX file in this folder")
+    return ",".join(map(str, files))
+
+
+def parse(arguments=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faces", default="procedural", help="procedural, or a folder of real faces, which are one benchmark")
+    parser.add_argument("--networks", default="zoo", help="zoo, addresses by commas (the first dodges, the second is audited), or a folder of ONNX files")
     parser.add_argument("--pairs", type=int, default=20, help="of each benchmark")
-    parser.add_argument("--calibration", type=int, default=16, help="pairs of other people that eta is calibrated on, up to 100")
+    parser.add_argument("--calibration", type=int, default=16, help="pairs of other people that eta is calibrated on")
     parser.add_argument("--steps", type=int, default=100)
     every = {"default": list(bpfa.METHODS), "choices": bpfa.METHODS}
-    parser.add_argument("--methods", nargs="+", help="on the first benchmark; FIM, MI, FMD and FMDN must be among them", **every)
-    parser.add_argument("--second", nargs="*", help="methods on the second benchmark; with none only dodging", **every)
+    parser.add_argument("--methods", nargs="+", help="on the first benchmark, each with and without BPFA", **every)
+    parser.add_argument("--second", nargs="*", help=f"methods on {' and '.join(set(BENCHMARKS) - {FIRST})}; with none only dodging", **every)
+    parser.add_argument("--sections", nargs="*", choices=NEEDED, default=list(NEEDED), help="what is run beside the tables of transfer")
     parser.add_argument("--step-size", type=float, default=1.0, help="in gray levels")
     parser.add_argument("--eps", type=float, default=10.0, help="in gray levels")
     parser.add_argument("--spectra", type=int, default=20, help="copies of SSA")
     parser.add_argument("--neighbors", type=int, default=20, help="neighbors of VT")
+    parser.add_argument("--drop", type=float, help="one drop rate for all; the paper's by architecture unless given")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--people", type=int, default=None, help="of the benchmark; all by default")
+    parser.add_argument("--people", type=int, default=None, help="of the procedural benchmark; all by default")
+    parser.add_argument("--out", type=Path, default=None, help="the file; one in data/results by default")
     parser.add_argument("--profile", default="published", help="name of this size in the results")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--unit", type=int, default=25, help="images crafted at once")
-    return parser.parse_args()
+    options = parser.parse_args(arguments)
+    for section in options.sections:
+        if missing := NEEDED[section] - set(options.methods):
+            parser.error(f"--sections {section} compares with {' and '.join(sorted(missing))}; add it to --methods")
+    return options
 
 
 if __name__ == "__main__":

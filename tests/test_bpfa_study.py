@@ -1,17 +1,34 @@
 """Chapter 5's study: who plays which part, what is run, and how claims follow from numbers."""
 
 import dataclasses
+import importlib.util
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from attack_networks import pictures, residual_encoder
+from torch import nn
 
 from fa_utils.attacks import BeneficialPerturbation
-from fa_utils.attacks.transfer import PairSet, Study
+from fa_utils.attacks.transfer import PairSet, Study, run_trials
+from fa_utils.data import FaceSet, Pairs
+from fa_utils.data.benchmarks import made_pairs
+from fa_utils.models.encoder import FaceEncoder
+from fa_utils.models.onnx import export_onnx
+from fa_utils.paths import ROOT
 from fa_utils.report import bpfa, bpfa_probes, bpfa_show
 from fa_utils.report.bpfa import METHODS, PLUS, Budget, make_cast
+from fa_utils.report.bpfa_pairs import (
+    ANOTHER,
+    BENCHMARKS,
+    NO_SECOND,
+    OWN,
+    dodging_pairs,
+    pairs_of,
+    real_pools,
+    slot,
+)
 from fa_utils.report.claims import FAILS, HOLDS, UNDECIDED
 from fa_utils.report.results import results_frame
 from fa_utils.report.scores import score
@@ -110,13 +127,13 @@ def test_every_method_costs_what_is_said(budget):
 
 
 def test_dodging_compares_with_the_own_picture_or_with_another_of_the_same_person():
-    pairs = bpfa.pairs_of("CelebA-HQ", 3)
-    own, another = (bpfa.dodging_pairs("CelebA-HQ", pairs, picture) for picture in (bpfa.OWN, bpfa.ANOTHER))
+    pairs = pairs_of("CelebA-HQ", 3)
+    own, another = (dodging_pairs("CelebA-HQ", pairs, picture) for picture in (OWN, ANOTHER))
     assert np.array_equal(own.targets[own.target], own.sources[own.source]) and np.array_equal(own.target_id, own.source_id)
     assert np.array_equal(another.target_id, another.source_id) and np.array_equal(another.sources, own.sources)
     assert not any(np.array_equal(*two) for two in zip(another.targets[another.target], own.targets[own.target], strict=True))
     with pytest.raises(ValueError, match="not the first pictures of the people of 'celebahq'"):
-        bpfa.dodging_pairs("CelebA-HQ", dataclasses.replace(pairs, sources=pairs.sources[::-1]), bpfa.ANOTHER)
+        dodging_pairs("CelebA-HQ", dataclasses.replace(pairs, sources=pairs.sources[::-1]), ANOTHER)
 
 
 def test_the_dodging_attacker_knows_the_attacked_picture_only(budget):
@@ -126,9 +143,10 @@ def test_the_dodging_attacker_knows_the_attacked_picture_only(budget):
 
 
 def test_tables_of_dodging_have_the_papers_names_where_it_has_them():
-    assert bpfa.dodging_table("LFW", bpfa.OWN) == "Table VII" and bpfa.dodging_table("LFW", bpfa.OWN, robust=True) == "Table VIII"
-    names = {bpfa.dodging_table(b, p, robust=r) for b in bpfa.BENCHMARKS for p in (bpfa.OWN, bpfa.ANOTHER) for r in (False, True)}
-    assert len(names) == 8
+    assert bpfa.dodging_table("LFW", OWN) == "Table VII" and bpfa.dodging_table("LFW", OWN, robust=True) == "Table VIII"
+    names = {bpfa.dodging_table(b, p, robust=r) for b in BENCHMARKS for p in (OWN, ANOTHER) for r in (False, True)}
+    assert len(names) == 8 and slot("CelebA-HQ") == "CelebA-HQ"
+    assert slot("celeba") == "LFW" and bpfa.dodging_table("celeba", OWN) == "Table VII"  # photographs stand in the place of the first
 
 
 def test_a_dodging_hit_is_a_rejection(cast, budget):
@@ -149,7 +167,7 @@ def test_calibration_runs_mi_everywhere_and_the_papers_figure_from_its_network(c
     runs = bpfa.eta_runs(cast)
     assert {source for source, base, _ in runs if base == "FMDN"} == {cast.encoders[1]}
     for source in cast.encoders:
-        assert [eta for at, base, eta in runs if (at, base) == (source, "MI")] == [eta for eta in bpfa.ETAS if eta >= 0]
+        assert [eta for at, base, eta in runs if (at, base) == (source, "MI")] == [eta for eta in cast.etas if eta >= 0]
     rows = bpfa.eta_rows(score(invented(bpfa.eta_trials(cast, budget), lambda method, step: 0.6 if "0.0004" in method else 0.5), thresholds_of(cast)), cast, budget)
     assert bpfa.calibrated(rows) == dict.fromkeys(["a", "b", "c"], 4e-4)
     gains = {(row["method"], row["source"], row["x"]): row["value"] for row in rows if row["table"] == "Fig. 3, gain"}
@@ -284,6 +302,7 @@ def test_time_is_a_ratio_to_the_plain_step(cast, budget, monkeypatch):
 
     monkeypatch.setattr(bpfa_probes, "_seconds", seconds)
     monkeypatch.setattr(bpfa_probes, "open_network", lambda address, device: None)
+    monkeypatch.setattr(bpfa_probes, "placements_of", lambda cast: dict.fromkeys(cast.encoders, tuple(bpfa.PLACEMENTS)))
     images = np.zeros((3, 3, 4, 4), np.uint8)
     pairs = PairSet(images, images, *[np.arange(3)] * 4, "test")
     rows = bpfa_probes.cost_rows(cast, budget, pairs)
@@ -297,20 +316,193 @@ def test_time_is_a_ratio_to_the_plain_step(cast, budget, monkeypatch):
 
 def test_the_calibration_table_says_where_the_grid_ends(cast, budget):
     def gain(method, step):
-        return {"0": 0.5, "0.0512": 0.8}.get(method.partition("eta ")[2], 0.4)
+        return {"0": 0.5, "0.0032": 0.8}.get(method.partition("eta ")[2], 0.4)
 
     rows = bpfa.eta_rows(score(invented(bpfa.eta_trials(cast, budget), gain), thresholds_of(cast)), cast, budget)
     frame = results_frame(rows, chapter=bpfa.CHAPTER, **SHARED)
-    text = str(bpfa_show.eta_table(frame, {"a": 0.1024}, run="test"))
-    assert "0.0512" in text and "yes" in text and " no" not in text and "0.5" in text and "+0.1800" in text
-    bpfa_show.eta_figure(frame, "MI", chosen={"a": 0.0512})
+    text = str(bpfa_show.eta_table(frame, {"a": 0.0064}, run="test"))
+    assert "0.0032" in text and "yes" in text and " no" not in text and "0.5" in text and "+0.1800" in text
+    bpfa_show.eta_figure(frame, "MI", chosen={"a": 0.0032})
 
 
 def test_dodging_is_summed_up_beside_the_unattacked_pictures(cast, budget):
     rates = {"FMDN": 0.5, "FMDN" + PLUS: 0.25}  # of similarities above the threshold: not dodged
     study = invented(bpfa.dodging_trials(cast, budget), lambda method, step: rates[method] if step else 0.9)
-    rows = bpfa.dodging_rows(score(study, thresholds_of(cast), at=1e-2, dodging=True), cast, budget, "CelebA-HQ", bpfa.ANOTHER)
+    rows = bpfa.dodging_rows(score(study, thresholds_of(cast), at=1e-2, dodging=True), cast, budget, "CelebA-HQ", ANOTHER)
     frame = results_frame(rows, chapter=bpfa.CHAPTER, **SHARED)
     text = str(bpfa_show.dodging_summary(frame, frame[:0]))
     assert [number for number in text.split() if number in ("10.0", "50.0", "75.0")] == ["10.0", "50.0", "75.0"]
     assert "CelebA-HQ" in text and "another picture" in text
+
+
+# ---------------------------------------------------------------- photographs and networks of one's own
+
+PEOPLE, EACH = 12, 3
+
+
+def photographs(name: str = "lfw") -> FaceSet:
+    """Random pictures of twelve people, in place of a dataset."""
+    images = np.random.default_rng(0).integers(0, 256, (PEOPLE * EACH, 3, 16, 16), dtype=np.uint8)
+    return FaceSet(images, np.repeat(np.arange(PEOPLE), EACH), name=name)
+
+
+def every_couple(faces: FaceSet) -> Pairs:
+    """A protocol of all impostor pairs of the first pictures, and of one mated pair a person."""
+    a, b = np.triu_indices(PEOPLE, 1)
+    own = EACH * np.arange(PEOPLE)
+    same = np.r_[np.zeros(len(a), bool), np.ones(PEOPLE, bool)]
+    return Pairs(np.r_[EACH * a, own], np.r_[EACH * b, own + 1], same).check(faces)
+
+
+@pytest.fixture(scope="module")
+def own_networks(tmp_path_factory) -> str:
+    """Two networks as ONNX files, with convolutions and activations but no normalization."""
+    folder, files = tmp_path_factory.mktemp("networks"), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        layers = (nn.Conv2d(3, 6, 3, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(6, 6, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(96, 8))
+        files.append(str(export_onnx(FaceEncoder(nn.Sequential(*layers), name=f"net{seed}", input_size=16), folder / f"net{seed}.onnx")))
+    return ",".join(files)
+
+
+def people_of(pairs: PairSet) -> set[int]:
+    return {*pairs.source_id.tolist(), *pairs.target_id.tolist()}
+
+
+def test_eta_is_calibrated_on_people_whom_no_table_has_where_there_are_enough():
+    faces = photographs("celeba")
+    pools = real_pools(faces, every_couple(faces), 2, calibration=2)
+    assert list(pools.reported) == ["celeba"] and len(pools.first) == 2 and len(pools.calibration) == 2
+    named = people_of(pools.first) | people_of(pools.dodging["celeba", OWN])
+    assert not people_of(pools.calibration) & named and "of people who appear in no table" in pools.note
+    for picture, pairs in pools.dodging.items():
+        assert np.array_equal(pairs.source_id, pairs.target_id), picture
+    own, another = pools.dodging["celeba", OWN], pools.dodging["celeba", ANOTHER]
+    assert np.array_equal(own.sources[own.source], own.targets[own.target])
+    assert np.array_equal(own.sources, another.sources) and not np.array_equal(own.targets, another.targets)
+
+
+def test_with_few_people_the_calibration_shares_them_and_says_so():
+    faces = photographs()
+    pools = real_pools(faces, every_couple(faces), 20, calibration=6)
+    assert list(pools.reported) == ["LFW"] and len(pools.calibration) == 6 and "since there are no others" in pools.note
+
+    def couples(pairs):
+        return {frozenset(both) for both in zip(pairs.source_id.tolist(), pairs.target_id.tolist(), strict=True)}
+
+    assert not couples(pools.first) & couples(pools.calibration)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (66, r"n_pairs = 66: lfw has 66 impostor pairs of 12 people.*leave none to calibrate eta on; ask for fewer pairs, at most 65"),
+        (67, "n_pairs = 67: lfw has 66 impostor pairs"),
+        (0, "at least 1 is needed"),
+    ],
+)
+def test_too_few_people_to_attack_and_to_calibrate_on(count, message):
+    faces = photographs()
+    with pytest.raises(ValueError, match=message):
+        real_pools(faces, every_couple(faces), count)
+
+
+def test_without_a_second_picture_dodging_is_judged_by_the_own_one():
+    faces = photographs()
+    pools = real_pools(faces, every_couple(faces).negatives(), 3)
+    assert list(pools.dodging) == [("LFW", OWN)] and NO_SECOND in pools.note
+    own = pools.dodging["LFW", OWN]
+    assert np.array_equal(own.target_id, own.source_id) and np.array_equal(own.source_id, pools.first.source_id)
+
+
+def test_protocols_without_a_list_serve_too():
+    faces = photographs("mine")
+    pools = real_pools(faces, made_pairs(faces.identity), 4)
+    assert len(pools.first) == 4 and len(pools.calibration) >= 1
+
+
+def test_a_network_that_lacks_a_kind_of_layer_is_left_out_and_named(own_networks):
+    cast = make_cast(own_networks)
+    placements = bpfa.placements_of(cast)
+    assert set(placements.values()) == {("conv", "act")}
+    assert "net1 has no normalizations; net2 has no normalizations" in bpfa.left_out(placements)
+    assert "no normalizations" in bpfa_show.placed_note(cast)
+    assert {trial.method for trial in bpfa.layer_trials(cast, Budget(steps=2), placements)} == {"FMDN+BPFA(act)"}
+    assert bpfa.left_out({"a.onnx": ("conv", "bn", "act")}) == ""
+
+
+def test_own_networks_have_a_finer_grid_of_eta(cast):
+    assert cast.etas == bpfa.FINE_ETAS and make_cast().etas == bpfa.ETAS
+    assert make_cast("mobile-webface-softmax,irse-webface-softmax").etas == bpfa.ETAS
+    assert 0.0 in cast.etas and len(cast.etas) == len(bpfa.ETAS) and min(eta for eta in cast.etas if eta > 0) < 1e-5
+
+
+def test_the_study_runs_on_photographs_with_own_networks(own_networks, tmp_path):
+    faces, budget = photographs(), Budget(steps=2, spectra=2, neighbors=1)
+    pools = real_pools(faces, every_couple(faces), 3, calibration=3)
+    cast = dataclasses.replace(make_cast(own_networks), etas=(-1e-4, 0.0, 1e-5, 1e-4))
+    limits = pd.DataFrame({1e-3: 0.5, 1e-2: 0.4}, index=["net1", "net2"])
+
+    def found(trials, pairs, **how):
+        return score(run_trials(trials, pairs, cache=None, progress=False), limits, **how)
+
+    rows = bpfa.eta_rows(found(bpfa.eta_trials(cast, budget), pools.calibration), cast, budget)
+    budget = dataclasses.replace(budget, etas=bpfa.calibrated(rows))
+    assert set(budget.etas) == {"net1", "net2"}
+    trials = bpfa.table_trials(cast, budget, ["FIM", "MI", "FMD", "FMDN"]) + bpfa.eta_controls(cast, budget)
+    scores = found(trials + bpfa.layer_trials(cast, budget, bpfa.placements_of(cast)), pools.first)
+    for kind in ("single", "combined"):
+        rows += bpfa.transfer_rows(scores, cast, budget, "LFW", kind) + bpfa.transfer_effects(scores, cast, budget, "LFW", kind)
+    for section in (bpfa.order_effects, bpfa.curve_rows, bpfa.eta_effects, bpfa.layer_rows, bpfa.layer_effects):
+        rows += section(scores, cast, budget)
+    for (name, picture), pairs in pools.dodging.items():
+        dodged = found(bpfa.dodging_trials(cast, budget), pairs, at=bpfa.DODGING, dodging=True)
+        rows += bpfa.dodging_rows(dodged, cast, budget, name, picture) + bpfa.dodging_effects(dodged, cast, budget, name, picture)
+    rows += bpfa_probes.memory_rows(cast, budget, pools.first, count=2) + bpfa_probes.cost_rows(cast, budget, pools.first, count=2)
+    frame = results_frame(rows, chapter=bpfa.CHAPTER, **(SHARED | {"faces": "lfw", "networks": "onnx"}))
+    assert {method for method in frame.loc[frame["table"] == "claim 6", "method"]} == {"conv minus act"}
+    assert {"Table I", "Table III", "Table VII", "Table VII, another picture", "Table IX"} <= set(frame["table"])
+    assert not {"Table II", "Table IV", "Table V", "Table VIII"} & set(frame["table"])
+    text = "\n".join(map(str, bpfa_show.photograph_tables(frame)))
+    assert "paper" in text and "net1" in text and "FaceNet" not in text  # of other networks the paper says nothing
+    assert "benchmark" in text and "LFW" in text
+    judged = [claim.number for claim in bpfa.make_claims(frame, None, printed=False) if claim.published]
+    assert judged == [1, 2, 3, 4, 5, 6, 7, 9, 10]
+    assert "–" in str(bpfa_show.memory_table(frame[:0], frame)) and "–" in str(bpfa_show.cost_table(frame[:0], frame))
+
+
+def test_methods_that_were_not_run_are_left_out(cast):
+    budget = Budget(steps=4)
+    scores = score(invented(bpfa.table_trials(cast, budget, ["FIM", "DI"]), lambda method, step: 0.5), thresholds_of(cast))
+    assert bpfa.order_effects(scores, cast, budget) == [] and bpfa.curve_rows(scores, cast, budget) == []
+    rows = bpfa.transfer_rows(scores, cast, budget, "celeba", "single")
+    assert {row["table"] for row in rows} == {"Table I"} and {row["method"] for row in rows} == {"FIM", "FIM+BPFA", "DI", "DI+BPFA"}
+
+
+# ---------------------------------------------------------------- the script that publishes
+
+
+@pytest.fixture(scope="module")
+def publish():
+    path = ROOT / "benchmarks" / "publish_bpfa.py"
+    found = importlib.util.spec_from_file_location("publish_bpfa", path)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_a_section_needs_the_methods_that_it_compares_with(publish, capsys):
+    options = publish.parse(["--methods", "FIM", "MI", "--sections", "dodging", "loss"])
+    assert options.sections == ["dodging", "loss"] and publish.parse(["--sections"]).sections == []
+    with pytest.raises(SystemExit):
+        publish.parse(["--methods", "FIM", "MI", "--sections", "layers"])
+    assert "--sections layers compares with FMDN; add it to --methods" in capsys.readouterr().err
+
+
+def test_a_folder_stands_for_its_onnx_files(publish, tmp_path):
+    with pytest.raises(SystemExit, match="there is no ONNX file in this folder"):
+        publish.addresses(str(tmp_path))
+    for name in ("b.onnx", "a.onnx", "notes.txt"):
+        (tmp_path / name).touch()
+    assert publish.addresses(str(tmp_path)) == f"{tmp_path}/a.onnx,{tmp_path}/b.onnx"
+    assert publish.addresses("zoo") == "zoo" and publish.addresses("x.onnx,my-r50") == "x.onnx,my-r50"

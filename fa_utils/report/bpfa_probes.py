@@ -1,6 +1,7 @@
 """Chapter 5's measurements beside the transfer runs: losses along the way, feature maps, memory, time."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from fa_utils.attacks.transfer import PairSet, network_name, open_network
 from fa_utils.data import to_float
 from fa_utils.memory import peak_bytes
 from fa_utils.metrics import two_way_bootstrap
-from fa_utils.report.bpfa import ETAS, PLACEMENTS, PLUS, Budget, Cast
+from fa_utils.report.bpfa import ETAS, PLACEMENTS, PLUS, Budget, Cast, placements_of
 from fa_utils.report.results import result_row
 
 # ---------------------------------------------------------------- Fig. 5: losses
@@ -47,7 +48,9 @@ def _loss(embedding: Tensor, wanted: Tensor) -> Tensor:
     return (embedding - wanted).square().sum(1)
 
 
-def loss_rows(encoder, pairs: PairSet, budget: Budget, *, count: int = 24, steps: int | None = None) -> list[dict]:
+def loss_rows(
+    encoder, pairs: PairSet, budget: Budget, *, count: int = 24, steps: int | None = None, etas: Sequence[float] = ETAS
+) -> list[dict]:
     """Fig. 5 and claim 8: losses along FIM with BPFA and along FIM; the loss at the second step against eta (column ``x``)."""
     chosen = pairs.first(count)
     source, target = (to_float(side[rows]).to(encoder.device) for side, rows in (
@@ -62,7 +65,7 @@ def loss_rows(encoder, pairs: PairSet, budget: Budget, *, count: int = 24, steps
         for step in range(steps):
             place = {"table": "Fig. 5a", "method": name, "x": step + 1, **shared}
             rows.append(result_row("loss", _interval(losses[step], chosen), len(chosen), **place))
-    second = {value: walk(encoder, source, target, budget, value, steps=2)[1][1] for value in sorted({*ETAS, eta, -eta})}
+    second = {value: walk(encoder, source, target, budget, value, steps=2)[1][1] for value in sorted({*etas, eta, -eta})}
     for value, losses in second.items():
         place = {"table": "Fig. 5b", "method": f"FIM{PLUS}", "x": value, **shared}
         rows.append(result_row("loss", _interval(losses, chosen), len(chosen), **place))
@@ -70,10 +73,10 @@ def loss_rows(encoder, pairs: PairSet, budget: Budget, *, count: int = 24, steps
         "perturbed minus plain, steps 2 on": (perturbed - plain)[1:].mean(0),
         f"at step 2: eta {eta:g} minus eta 0": second[eta] - second[0.0],
         f"at step 2: eta 0 minus eta {-eta:g}": second[0.0] - second[-eta],
-        f"at step 2: eta {max(ETAS):g} minus eta {eta:g}": second[max(ETAS)] - second[eta],
+        f"at step 2: eta {max(etas):g} minus eta {eta:g}": second[max(etas)] - second[eta],
     }
     for name, values in differences.items():
-        if name.endswith(f"{max(ETAS):g} minus eta {eta:g}") and eta == max(ETAS):
+        if name.endswith(f"{max(etas):g} minus eta {eta:g}") and eta == max(etas):
             continue
         rows.append(result_row("loss_difference", _interval(values, chosen), len(chosen), table="claim 8", method=name, **shared))
     return rows
@@ -154,14 +157,14 @@ def _gray(maps: Tensor) -> np.ndarray:
 
 def memory_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, device: str = "cpu") -> list[dict]:
     """Table X and claim 10: peak memory of FIM and of FIM with BPFA at each kind of layer, three steps on a few pictures."""
-    chosen, rows = pairs.first(count), []
+    chosen, rows, placements = pairs.first(count), [], placements_of(cast)
     source, target = (to_float(side[index]).to(device) for side, index in (
         (chosen.sources, chosen.source), (chosen.targets, chosen.target)
     ))  # fmt: skip
     for address in cast.encoders:
         encoder, name = open_network(address, device), network_name(address)
         used = {}
-        for placement in ("", *PLACEMENTS):
+        for placement in ("", *placements[address]):
             parts = [BeneficialPerturbation(budget.eta(address), layers=PLACEMENTS[placement])] if placement else []
             attack = budget.attack("FIM", address, steps=3, surrogate=parts)
             attack(encoder, source, target)  # what is allocated once and kept is not the attack's
@@ -169,7 +172,7 @@ def memory_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, d
             method = f"FIM{PLUS}({placement})" if placement else "FIM"
             place = {"source": name, "method": method, "target": device}
             rows.append(result_row("memory", used[placement] / 2**20, len(chosen), table="Table X", **place))
-        for placement in PLACEMENTS:
+        for placement in placements[address]:
             more = 100 * (used[placement] / used[""] - 1)
             where = {"table": "claim 10", "source": name, "method": f"FIM{PLUS}({placement})", "target": device}
             rows.append(result_row("overhead", more, len(chosen), **where))
@@ -185,7 +188,7 @@ def cost_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, rou
     The contenders take turns, on the CPU by processor time, and of the rounds the fastest counts: what disturbs a run only
     makes it longer. One-off work cancels, because a step is the difference of a longer and a shorter run.
     """
-    chosen, rows = pairs.first(count), []
+    chosen, rows, placements = pairs.first(count), [], placements_of(cast)
     source, target = (to_float(side[index]).to(device) for side, index in (
         (chosen.sources, chosen.source), (chosen.targets, chosen.target)
     ))  # fmt: skip
@@ -193,14 +196,14 @@ def cost_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, rou
         encoder, name = open_network(address, device), network_name(address)
         fastest: dict[tuple[str, int], float] = {}
         for _ in range(rounds + 1):  # the first round warms up, and never is the fastest
-            for placement in ("", *PLACEMENTS):
+            for placement in ("", *placements[address]):
                 parts = [BeneficialPerturbation(budget.eta(address), layers=PLACEMENTS[placement])] if placement else []
                 for steps in _STEPS:
                     attack = budget.attack("FIM", address, steps=steps, surrogate=parts)
                     seconds = _seconds(lambda attack=attack, encoder=encoder: attack(encoder, source, target), device)
                     fastest[placement, steps] = min(seconds, fastest.get((placement, steps), seconds))
-        step = {placement: fastest[placement, _STEPS[1]] - fastest[placement, _STEPS[0]] for placement in ("", *PLACEMENTS)}
-        for placement in PLACEMENTS:
+        step = {placement: fastest[placement, _STEPS[1]] - fastest[placement, _STEPS[0]] for placement in ("", *placements[address])}
+        for placement in placements[address]:
             place = {"table": "Cost", "source": name, "method": f"FIM{PLUS}({placement})", "target": device}
             rows.append(result_row("cost", max(0.0, step[placement] / step[""]), len(chosen), **place))
     return rows

@@ -1,5 +1,7 @@
 """The tables and figures of chapter 5, from rows of `fa_utils.report.bpfa`."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -7,6 +9,7 @@ from fa_utils.attacks.transfer import network_name, open_network
 from fa_utils.models.zoo import zoo_table
 from fa_utils.report import bpfa
 from fa_utils.report.bpfa import METHODS, PLUS, Cast, both, paper_names
+from fa_utils.report.bpfa_pairs import ANOTHER, BENCHMARKS, OWN, display_name
 from fa_utils.report.figures import COLORS, LINES, MARKERS, line_with_band, log_ticks, new_figure
 from fa_utils.report.results import paper_table, results_frame
 from fa_utils.report.scores import significant
@@ -72,7 +75,7 @@ def mean_table(table: str, published: pd.DataFrame, live: pd.DataFrame) -> Table
     parts = [frame[(frame["table"] == table) & (frame["target"] == "mean")] for frame in (published, live)]
     what = "robust targets" if table in bpfa.ROBUST_TABLES else "other encoders"
     caption = f"{table}. Mean hit rate over the {what} at FAR 1e-3, by source."
-    return three_columns(_paper_means(table), *parts, index="method", columns="source", beside="similarity", caption=caption, labels=_labels())
+    return three_columns(_comparable(_paper_means(table), *parts), *parts, index="method", columns="source", beside="similarity", caption=caption, labels=_labels())
 
 
 def _paper_means(table: str) -> pd.DataFrame:
@@ -84,11 +87,18 @@ def _paper_means(table: str) -> pd.DataFrame:
     return frame.assign(note="a mean over cells of which some are suspicious")
 
 
+def _comparable(paper: pd.DataFrame, *runs: pd.DataFrame) -> pd.DataFrame | None:
+    """The paper's cells where a run has a network that stands for one of its networks; of other networks it says nothing."""
+    sources = set().union(*(run["source"] for run in runs))
+    return paper if not sources or sources & set(paper["source"]) else None
+
+
 def cell_table(table: str, published: pd.DataFrame, live: pd.DataFrame, *, far: str = "1e-3") -> Table:
     """A table in full: every source on every target, white-box cells included."""
     parts = [frame[(frame["table"] == table) & (frame["target"] != "mean")] for frame in (published, live)]
     caption = f"{table}. Hit rate at FAR {far} on each target."
-    return three_columns(paper_table(bpfa.PAPER, table, networks=True), *parts, caption=caption, intervals=False, labels=_labels())
+    paper = _comparable(paper_table(bpfa.PAPER, table, networks=True), *parts)
+    return three_columns(paper, *parts, caption=caption, intervals=False, labels=_labels())
 
 
 def significance_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
@@ -143,9 +153,9 @@ def _differences(group: pd.DataFrame) -> dict[str, str]:
 def layer_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
     """Table IX: placements by source, averaged over the black-box targets."""
     paper = paper_table(bpfa.PAPER, "Table IX", networks=True)
-    parts = [paper[~paper["note"].str.contains("White-box")]]
-    parts += [frame[(frame["table"] == "Table IX") & (frame["source"] != frame["target"])] for frame in (published, live)]
-    means = []
+    runs = [frame[(frame["table"] == "Table IX") & (frame["source"] != frame["target"])] for frame in (published, live)]
+    paper = _comparable(paper[~paper["note"].str.contains("White-box")], *runs)
+    parts, means = [*([] if paper is None else [paper]), *runs], []
     for part in parts:
         keys = ["method", "source", "metric"]
         sizes = part.groupby(keys, sort=False)["n_pairs"].max() if "n_pairs" in part else None
@@ -153,9 +163,14 @@ def layer_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
         frame = mean.reset_index()
         means.append(frame if sizes is None else frame.assign(n_pairs=sizes.to_numpy()))
     return three_columns(
-        *means, index="method", columns="source", beside="similarity", labels=_labels(),
+        *([None] if paper is None else []), *means, index="method", columns="source", beside="similarity", labels=_labels(),
         caption="Table IX. Where the perturbation is added: mean hit rate over the other encoders at FAR 1e-3.",
     )  # fmt: skip
+
+
+def placed_note(cast: Cast) -> str:
+    """Which networks lack a kind of layer and are left out where it is perturbed; else that none is."""
+    return bpfa.left_out(bpfa.placements_of(cast)) or "Every network has convolutions, normalizations and activations."
 
 
 def memory_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
@@ -183,7 +198,7 @@ def cost_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
         for source, group in part.groupby("source", sort=False):
             ratio = group.set_index("method")["value"]
             line = {"run": run, "network": names.get(source, source), "pictures": int(group["n_pairs"].max())}
-            lines.append(line | {placement: ratio[f"FIM{PLUS}({placement})"] for placement in bpfa.PLACEMENTS})
+            lines.append(line | {placement: ratio.get(f"FIM{PLUS}({placement})") for placement in bpfa.PLACEMENTS})
     caption = "Time of a step of FIM with BPFA at convolutions, normalizations, activations; FIM without takes 1."
     return plain_table(pd.DataFrame(lines), caption=caption, digits=2)
 
@@ -219,13 +234,18 @@ def eta_figure(rows: pd.DataFrame, base: str, *, chosen: dict[str, float] | None
             line_with_band(ax, curve["x"], curve["value"], *band, label=names.get(source, source), style=style)
             at = curve[np.isclose(curve["x"], (chosen or {}).get(source, np.nan))]
             ax.plot(at["x"], at["value"], "o", ms=11, mfc="none", color=COLORS[style % len(COLORS)])
-        ax.set_xscale("symlog", linthresh=1e-4)
+        _eta_axis(ax, part["x"])
         ax.axvline(0, color="#666666", linewidth=1)
-        ax.set_xlabel("eta")
         ax.set_ylabel(label)
     axes[0, 0].axhline(0, color="#666666", linewidth=1)
     axes[0, 0].legend(frameon=False, fontsize=8)
     return fig
+
+
+def _eta_axis(ax, etas: pd.Series) -> None:
+    """Logarithmic on both sides of zero, linear between the smallest values of the grid."""
+    ax.set_xscale("symlog", linthresh=2 * etas[etas > 0].min())
+    ax.set_xlabel("eta")
 
 
 _REACHED = {"similarity": "mean similarity to the target", "hit_rate": "mean hit rate at FAR 1e-3 (%)"}
@@ -243,8 +263,7 @@ def loss_figure(rows: pd.DataFrame):
     axes[0, 0].legend(frameon=False, fontsize=8)
     curve = rows[rows["table"] == "Fig. 5b"].sort_values("x")
     line_with_band(axes[0, 1], *(curve[name] for name in ("x", "value", "ci_low", "ci_high")), label="step 2")
-    axes[0, 1].set_xscale("symlog", linthresh=1e-4)
-    axes[0, 1].set_xlabel("eta")
+    _eta_axis(axes[0, 1], curve["x"])
     axes[0, 1].set_ylabel("loss at step 2 (squared L2)")
     return fig
 
@@ -344,14 +363,47 @@ def dodging_summary(published: pd.DataFrame, live: pd.DataFrame) -> Table:
     """Dodging in all its forms: mean share of rejected pictures over the targets, unattacked and attacked."""
     lines = []
     for run, frame in (("published", published), ("live", live)):
-        for picture in (bpfa.OWN, bpfa.ANOTHER):
-            for benchmark in bpfa.BENCHMARKS:
+        real = next((name for name in frame["faces"] if name != "procedural"), "")
+        for picture in (OWN, ANOTHER):
+            for benchmark in BENCHMARKS:
                 for robust in (False, True):
                     table = bpfa.dodging_table(benchmark, picture, robust=robust)
                     part = frame[(frame["table"] == table) & (frame["target"] == "mean") & (frame["metric"] == "hit_rate")]
                     if len(part):
-                        line = {"run": run, "judged by": f"{picture} picture", "benchmark": benchmark}
+                        line = {"run": run, "judged by": f"{picture} picture", "benchmark": display_name(real) if real else benchmark}
                         line |= {"targets": "robust" if robust else "plain", "pairs": int(part["n_pairs"].max())}
                         lines.append(line | part.set_index("method")["value"].to_dict())
     caption = "Dodging: mean share (%) of pictures rejected at FAR 1e-2, unattacked and attacked."
     return plain_table(pd.DataFrame(lines), caption=caption, digits=1)
+
+
+# ---------------------------------------------------------------- the published run on photographs
+
+
+def photograph_tables(frame: pd.DataFrame) -> Iterator[Table]:
+    """What a run on photographs has of the chapter's tables, one after the other; runs may leave out sections."""
+    none, held = frame.iloc[:0], set(frame["table"])
+    for table in (*bpfa.PLAIN_TABLES, *bpfa.ROBUST_TABLES):
+        if table in held:
+            yield mean_table(table, frame, none)
+    if "claim 1" in held:
+        yield significance_table(frame, none)
+    for claim, words in _PHOTOGRAPHED.items():
+        if claim in held:
+            yield differences_table(frame, claim, caption=words)
+    if "Fig. 3, gain" in held:
+        yield eta_table(frame, {}, run="published")
+    if any(table.startswith("Table VII") for table in held):
+        yield dodging_summary(frame, none)
+    if "Table IX" in held:
+        yield layer_table(frame, none)
+    if "Audit: direction" in held:
+        count = int(frame.loc[frame["table"] == "Audit: direction", "n_pairs"].max())
+        yield direction_table(frame, caption=f"Direction or noise, on photographs, {count} pairs.")
+
+
+_PHOTOGRAPHED = {
+    "claim 3": "Claim 3, on photographs: gains of weak against gains of strong methods.",
+    "claim 4": "Claim 4, on photographs: with BPFA, without DFANet against with it.",
+    "claim 5": "Claim 5, on photographs: the calibrated eta against none, against the largest tried, and against APFA.",
+}
