@@ -1,71 +1,103 @@
-"""Chapter 1's published numbers: attack, denoise and verify at size and write data/results/1-gender-transfer-procedural.csv.
+"""Chapter 1's published numbers: attack, denoise and verify at size and write data/results/1-gender-transfer-*.csv.
 
-    python benchmarks/publish_gender.py --identities 200 --workers 2
+    python benchmarks/publish_gender.py --identities 150 --workers 2
+    python benchmarks/publish_gender.py --faces ../real/celeba --networks ../shared/real/networks/edgeface_xxs.onnx,../shared/real/networks/mobileface_v2.onnx
 
-Nothing is written to data/results before all is done. Trained denoisers are kept in the cache. Only numbers are written,
-never a picture.
+Photographs are divided by person: part A trains the gender classifiers, part C the denoisers, part B is reported. Nothing is
+written to data/results before all is done. Trained classifiers and denoisers are kept in the cache. Only numbers are written, never
+a picture.
 """
 
 import argparse
 import shlex
 import sys
+import time
+from pathlib import Path
+
+import pandas as pd
 
 from fa_utils.attacks.craft import run_grid
+from fa_utils.data import dataset_name
 from fa_utils.memory import keep_freed_memory
 from fa_utils.paths import RESULTS
-from fa_utils.report import gender, gender_probes, gender_verification
-from fa_utils.report.gender_probes import BACKBONES
+from fa_utils.report import gender, gender_classifiers, gender_faces, gender_probes, gender_verification
 from fa_utils.report.results import provenance, write_results
 
 
 def main() -> None:
     keep_freed_memory()
     options = parse()
-    denoisers, learned, held = defend(options)
-    rows, measured = [], {}
-    for name, backbone in BACKBONES.items():
+    options.pictures_c = options.pictures_c or (5 if options.faces == "procedural" else 20)
+    engine = {"device": options.device, "workers": options.workers}
+    if options.faces != "procedural":
+        print(pd.DataFrame(gender_faces.describe_parts(options.faces, pictures=options.pictures)).to_string(index=False), flush=True)
+    cast = gender_classifiers.make_cast(options.faces, options.networks, epochs=options.classifier_epochs, **engine)
+    rows = []
+    for backbone in cast.values():
+        rows += gender_classifiers.classifier_rows(backbone, pictures=options.pictures, device=options.device)
+    tell("classifiers", rows)
+    denoisers, learned, held = defend(options, cast)
+    tell("denoisers")
+    specs = []
+    for name, backbone in cast.items():
         defenses = {key[2]: model for key, model in denoisers.items() if key[:2] == (name, "FGSM-fixed")}
         rows += classifier_rows(backbone, defenses, held, options)
+        tell(f"{name}: accuracies")
         plan = gender_probes.Plan(
-            name, options.identities, options.pictures, audit=options.audit, fgsm_denoiser=defenses["LGD"],
+            backbone, options.identities, options.pictures, audit=options.audit, fgsm_denoiser=defenses["LGD"],
             pgd_denoiser=denoisers[name, "PGD-ATK", "LGD"], device=options.device, seed=options.seed,
         )  # fmt: skip
-        measured[name] = gender_probes.measure(plan, people=5, workers=options.workers)
+        measured = gender_probes.measure(plan, people=5, workers=options.workers)
+        first = next(iter(measured.values()))  # what the classifier says is the same for every face network
         sets = [{attack: part[name, attack] for attack in ("FGSM-fixed", "PGD-ATK")} for part in (learned, held)]
-        rows += gender.sets_rows(backbone, *sets, measured[name])
-        print(name, "attacked", flush=True)
-    specs = [(name, measured[name], options.resamples, options.seed) for name in BACKBONES]
+        rows += gender.sets_rows(backbone, *sets, first) + gender_verification.transfer_rows(first, backbone)
+        rows += gender_verification.bits_rows(first, backbone)
+        specs += [(backbone.judged_by(target), part, options.resamples, options.seed) for target, part in measured.items()]
+        tell(f"{name}: attacked")
+    if options.networks != "zoo":
+        for backbone, part, resamples, seed in specs[: len(measured)]:
+            rows += gender_verification.recognizer_rows(part, backbone.targets[0], n_resamples=resamples, seed=seed)
     for record in run_grid(specs, gender_verification.backbone_rows, workers=options.workers):
         rows += record["rows"]
+    tell("verified")
+    kind = dataset_name(options.faces)
     shared = provenance(
-        faces="procedural",
-        networks="zoo",
+        faces=kind,
+        networks="zoo" if options.networks == "zoo" else "onnx",
         profile=options.profile,
         seeds=options.seed,
-        eps=max(backbone.ball for backbone in BACKBONES.values()),
+        eps=max(backbone.ball for backbone in cast.values()),
         steps=1,
         device=options.device,
         command=shlex.join(["python", "benchmarks/publish_gender.py", *sys.argv[1:]]),
     )
-    print(write_results(rows, RESULTS / "1-gender-transfer-procedural.csv", chapter=gender.CHAPTER, **shared))
+    print(write_results(rows, options.out or RESULTS / f"1-gender-transfer-{kind}.csv", chapter=gender.CHAPTER, **shared))
 
 
-def defend(options) -> tuple[dict, dict, dict]:
+def tell(stage: str, rows: list[dict] = ()) -> None:
+    """Say which stage is over and when; and the accuracies among some rows."""
+    print(f"[{time.process_time():.0f} s of processor time] {stage}", flush=True)
+    for row in rows:
+        print("  ", *(row[key] for key in ("source", "method", "metric")), f"{row['value']:.2f}", flush=True)
+
+
+def defend(options, cast: dict) -> tuple[dict, dict, dict]:
     """Attack part C and train all denoisers."""
     learned, held = {}, {}
-    for name, backbone in BACKBONES.items():
+    where = {"identities": options.people_c, "pictures": options.pictures_c, "device": options.device, "seed": options.seed}
+    for name, backbone in cast.items():
         for attack in ("FGSM-fixed", "PGD-ATK"):
-            found = gender_probes.collect_successes(
-                backbone, attack, identities=options.people_c, device=options.device, seed=options.seed
-            )
+            found = gender_probes.collect_successes(backbone, attack, **where)
             learned[name, attack], held[name, attack] = found.split(seed=options.seed)
             print(name, attack, len(found), "of", found.images, flush=True)
     training = gender.Training(
         width=options.width, epochs=options.epochs, batch=options.batch, learning_rate=options.learning_rate, most=options.most,
         seed=options.seed,
     )  # fmt: skip
-    wanted = [key for backbone in BACKBONES.values() for key in gender.wanted_denoisers(backbone)]
-    return gender.train_all(wanted, learned, training, device=options.device, workers=options.workers), learned, held
+    wanted = [key for backbone in cast.values() for key in gender.wanted_denoisers(backbone)]
+    classifiers = {name: backbone.classifier for name, backbone in cast.items()}
+    engine = {"device": options.device, "workers": options.workers}
+    return gender.train_all(wanted, learned, training, classifiers=classifiers, **engine), learned, held
 
 
 def classifier_rows(backbone, defenses: dict, held: dict, options) -> list[dict]:
@@ -88,9 +120,13 @@ def classifier_rows(backbone, defenses: dict, held: dict, options) -> list[dict]
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--identities", type=int, default=150, help="people of part B")
+    parser.add_argument("--faces", default="procedural", help="procedural, or a folder of real faces with gender labels")
+    parser.add_argument("--networks", default="zoo", help="zoo, or face networks by commas, which judge both backbones")
+    parser.add_argument("--classifier-epochs", type=int, default=gender_classifiers.EPOCHS, help="of the classifiers of real faces")
+    parser.add_argument("--identities", type=int, default=150, help="people of part B, at most")
     parser.add_argument("--pictures", type=int, default=15, help="of each")
-    parser.add_argument("--people-c", type=int, default=300, help="people of part C, five pictures each")
+    parser.add_argument("--people-c", type=int, default=300, help="people of part C, at most")
+    parser.add_argument("--pictures-c", type=int, help="of each; 5 of procedural people, 20 of real ones by default")
     parser.add_argument("--sweep", type=int, default=60, help="people of Figures 4 to 6")
     parser.add_argument("--audit", type=int, default=60, help="people of the audit")
     parser.add_argument("--resamples", type=int, default=100)
@@ -103,6 +139,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--profile", default="published", help="name of this size in the results")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="data/results/1-gender-transfer-FACES.csv unless given")
     return parser.parse_args()
 
 

@@ -13,7 +13,7 @@ from fa_utils.attacks.craft import run_grid
 from fa_utils.defenses.denoisers import DenoiserRecipe, train_denoiser
 from fa_utils.metrics import Interval, two_way_bootstrap, wilson_interval
 from fa_utils.report import gender_probes as probes
-from fa_utils.report.gender_probes import BACKBONES, Backbone, Measured, Successes
+from fa_utils.report.gender_probes import Backbone, Measured, Successes
 from fa_utils.report.gender_verification import ATTACKS, f1_scores, successes
 from fa_utils.report.results import result_row
 
@@ -66,6 +66,7 @@ def train_all(
     learned: Mapping[tuple[str, str], Successes],
     training: Training,
     *,
+    classifiers: Mapping[str, str],
     device: str = "cpu",
     workers: int = 1,
     progress: bool = True,
@@ -77,15 +78,19 @@ def train_all(
     wanted : (backbone, attack, defense)
     learned : Successes by (backbone, attack)
         The training parts.
+    classifiers : str by backbone
+        The attacked classifiers, as `fa_utils.report.gender_probes.classifier_of` takes them.
     """
-    specs = [(key, _some(learned[key[:2]], training.most), training, device) for key in wanted]
+    specs = [
+        (key, classifiers[key[0]], _some(learned[key[:2]], training.most), training, device) for key in wanted
+    ]
     records = run_grid(specs, _train_one, workers=workers, progress=progress)
     return {key: record["denoiser"] for key, record in zip(wanted, records, strict=True)}
 
 
 def _train_one(spec) -> dict:
-    (backbone, _, defense), learned, training, device = spec
-    classifier = probes.classifier_of(BACKBONES[backbone].classifier, device)
+    (_, _, defense), classifier, learned, training, device = spec
+    classifier = probes.classifier_of(classifier, device)
     model = train_denoiser(
         training.recipe(defense), classifier, learned.clean, learned.adversarial, device=device, progress=False
     )
@@ -164,10 +169,10 @@ def defense_correct(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Is the classifier right, by images ("adversarial C_test", "clean B") and defense? With ``label`` and ``people`` beside."""
     classifier = probes.classifier_of(backbone.classifier, device)
-    faces = probes.load_domain("celeba", "test", identities=identities, pictures=pictures, progress=False)
+    faces = probes.load_part(backbone.faces, "B", identities=identities, pictures=pictures)
     sets = {
         "clean B": (faces.images, probes.gender_of(faces).numpy(), faces.identity),
-        "adversarial C_test": (held.adversarial, held.label, held.row // 5),
+        "adversarial C_test": (held.adversarial, held.label, held.person),
     }
     found = {}
     for name, (images, labels, people) in sets.items():

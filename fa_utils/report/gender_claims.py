@@ -11,6 +11,7 @@ from fa_utils.report.claims import (
     claim_printed,
 )
 from fa_utils.report.gender import PAPER
+from fa_utils.report.gender_probes import BACKBONES
 from fa_utils.report.results import paper_table
 
 MARGIN = 1.0  # points of EER: "no substantial difference", "almost constant", "overlapping"
@@ -48,6 +49,13 @@ def judge_effects(rows: pd.DataFrame | None) -> dict[int, Evidence]:
                 {_where(row) + suffix: _evidence(row, bound=bound, sign=sign) for row in part.to_dict("records") for sign, suffix in signs}
             )
     return found
+
+
+def judge_by_recognizer(rows: pd.DataFrame) -> dict[str, dict[int, Evidence]]:
+    """Evidence from one face network at a time, by its name: rows of both backbones that it judged, and those of the classifiers."""
+    layout, _, judge = (rows["source"].str.partition(", ")[k] for k in range(3))
+    names = dict.fromkeys(judge[(rows["table"] == "fixed") & (judge != "")])
+    return {name: judge_effects(rows[layout.isin(BACKBONES) & judge.isin(("", name))]) for name in names}
 
 
 def _where(row: dict) -> str:
@@ -101,9 +109,9 @@ def judge_printed() -> dict[int, Evidence]:
     }  # fmt: skip
 
 
-def make_claims(published: pd.DataFrame | None, live: pd.DataFrame | None) -> list[Claim]:
-    """The ten claims with the evidence of each run."""
-    runs = {"printed": judge_printed(), "published": judge_effects(published), "live": judge_effects(live)}
+def make_claims(published: pd.DataFrame | None, live: pd.DataFrame | None, *, printed: bool = True) -> list[Claim]:
+    """The ten claims with the evidence of each run, and of the paper's own cells."""
+    runs = {"printed": judge_printed() if printed else {}, "published": judge_effects(published), "live": judge_effects(live)}
     return [
         Claim(number, statement, where, **{run: evidence.get(number) for run, evidence in runs.items()})
         for number, (statement, where) in STATEMENTS.items()

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from fa_utils.attacks import Attack, RandomSigns, preset
 from fa_utils.attacks.craft import run_grid
-from fa_utils.data import FaceSet, load_domain
+from fa_utils.attacks.transfer import network_name, open_network
+from fa_utils.data import FaceSet
 from fa_utils.models.attributes import load_classifier, untrained_classifier
 from fa_utils.models.encoder import FaceEncoder
-from fa_utils.models.zoo import load_encoder
+from fa_utils.models.zoo import read_encoder
+from fa_utils.report.gender_faces import load_part
 
 BATCH = 60  # pictures attacked at once
 SMALL = (0.010, 0.015, 0.020, 0.025, 0.030, 0.035)
@@ -26,7 +28,7 @@ LARGE = (0.110, 0.115, 0.120, 0.125, 0.130, 0.135)
 
 @dataclass(frozen=True)
 class Backbone:
-    """One column of the study: a layout as gender classifier, and the same layout as face recognizer.
+    """One column of the study: a layout as gender classifier, and the face networks that judge the pictures which it was attacked on.
 
     Attributes
     ----------
@@ -34,34 +36,50 @@ class Backbone:
         As the paper calls it.
     layout : str
         As ``build_backbone`` does.
-    classifier, target, unrelated : str
-        Names of the gender classifier, of the face network, and of the classifier of glasses.
+    classifier, unrelated : str
+        The gender classifier and the classifier of glasses: names, or weight files; no classifier of glasses is "".
+    targets : tuple of str
+        Addresses of the face networks; the chapter's own is of the same layout.
     grid : tuple of float
         The six eps of FGSM-fixed, on the scale of [0, 1]; the largest is PGD-ATK's ball.
     smallest : bool
         FGSM-variable takes the smallest eps that succeeds, else one by chance.
+    faces : str
+        Address of the faces, "procedural" or real ones.
     """
 
     name: str
     layout: str
     classifier: str
-    target: str
+    targets: tuple[str, ...]
     unrelated: str
     grid: tuple[float, ...]
     smallest: bool
+    faces: str = "procedural"
 
     @property
     def ball(self) -> float:
         """The L-infinity ball of PGD-ATK."""
         return self.grid[-1]
 
+    @property
+    def source(self) -> str:
+        """How results on recognition call it: by its name, followed by the face network where that is not the chapter's own."""
+        if self.targets == BACKBONES[self.name].targets:
+            return self.name
+        return f"{self.name}, {'+'.join(network_name(target) for target in self.targets)}"
+
+    def judged_by(self, target: str) -> "Backbone":
+        """The same with one face network."""
+        return replace(self, targets=(target,))
+
 
 BACKBONES = {
     "VGG16": Backbone(
-        "VGG16", "vgg16", "vgg16-celeba-gender", "vgg16-vggface2-softmax", "vgg16-celeba-glasses", SMALL, True
+        "VGG16", "vgg16", "vgg16-celeba-gender", ("vgg16-vggface2-softmax",), "vgg16-celeba-glasses", SMALL, True
     ),
     "ResNet50": Backbone(
-        "ResNet50", "resnet50", "resnet50-celeba-gender", "resnet50-ms1m-arcface", "resnet50-celeba-glasses", LARGE, False
+        "ResNet50", "resnet50", "resnet50-celeba-gender", ("resnet50-ms1m-arcface",), "resnet50-celeba-glasses", LARGE, False
     ),
 }
 
@@ -132,18 +150,17 @@ def reaching_attack(ball: float, *, seed: int = 0) -> Attack:
 
 
 @functools.lru_cache(maxsize=8)
-def classifier_of(name: str, device: str = "cpu") -> FaceEncoder:
-    """A classifier by name, or ``untrained-LAYOUT``; loaded once in a process."""
+def classifier_of(name: str, device: str = "cpu", faces: str = "procedural") -> FaceEncoder:
+    """A classifier by name, of a weight file, or ``untrained-LAYOUT`` with the statistics of ``faces``; loaded once in a process."""
     if name.startswith("untrained-"):
-        some = load_domain("celeba", "val", identities=100, pictures=1, progress=False).batch(slice(None))
+        some = load_part(faces, "C", identities=100, pictures=1).batch(slice(None))
         return untrained_classifier(name.removeprefix("untrained-"), images=some).to(device)
-    return load_classifier(name, device=device)
+    return read_encoder(name).to(device) if name.endswith(".safetensors") else load_classifier(name, device=device)
 
 
-@functools.lru_cache(maxsize=8)
-def target_of(name: str, device: str = "cpu") -> FaceEncoder:
-    """A face network by name, loaded once in a process."""
-    return load_encoder(name, device=device)
+def target_of(address: str, device: str = "cpu") -> FaceEncoder:
+    """A face network by address, loaded once in a process."""
+    return open_network(address, device)
 
 
 def gender_of(faces: FaceSet, attribute: str = "gender") -> Tensor:
@@ -172,7 +189,7 @@ class Successes:
     Attributes
     ----------
     clean, adversarial : uint8 (M, 3, H, W)
-    label, row : int64 (M,): gender and which picture it was
+    label, row, person : int64 (M,): gender, which picture it was, and whose
     eps : float64 (M,)
     images : int
         Pictures that were attacked.
@@ -182,6 +199,7 @@ class Successes:
     adversarial: np.ndarray
     label: np.ndarray
     row: np.ndarray
+    person: np.ndarray
     eps: np.ndarray
     images: int
 
@@ -196,7 +214,7 @@ class Successes:
 
     def take(self, chosen: np.ndarray) -> "Successes":
         """The pictures at an index or mask."""
-        parts = (getattr(self, name)[chosen] for name in ("clean", "adversarial", "label", "row", "eps"))
+        parts = (getattr(self, name)[chosen] for name in ("clean", "adversarial", "label", "row", "person", "eps"))
         return Successes(*parts, self.images)
 
     def __len__(self) -> int:
@@ -221,7 +239,7 @@ def collect_successes(
     """
     if attack not in ("FGSM-fixed", "PGD-ATK"):
         raise ValueError(f"attack = {attack!r}: 'FGSM-fixed' or 'PGD-ATK'")
-    faces = load_domain("celeba", "val", identities=identities, pictures=pictures, progress=False)
+    faces = load_part(backbone.faces, "C", identities=identities, pictures=pictures)
     classifier, labels, kept = classifier_of(backbone.classifier, device), gender_of(faces), []
     for rows in _batches(len(faces)):
         source, truth = faces.batch(rows).to(device), labels[rows]
@@ -229,7 +247,8 @@ def collect_successes(
         for eps, images in _versions(backbone, attack, classifier, source, truth, rows, seed):
             hit = right & ~is_correct(classifier, images, truth)
             adversarial = (images[torch.from_numpy(hit)] * 255).round().to(torch.uint8).cpu().contiguous().numpy()
-            kept.append((np.asarray(faces.images[rows[hit]]), adversarial, truth.numpy()[hit], rows[hit], np.full(hit.sum(), eps)))
+            own = rows[hit]
+            kept.append((np.asarray(faces.images[own]), adversarial, truth.numpy()[hit], own, faces.identity[own], np.full(len(own), eps)))
     found = Successes(*(np.concatenate(part) for part in zip(*kept, strict=True)), images=len(faces))
     if not len(found):
         raise ValueError(f"{attack} fooled {backbone.classifier} on none of {len(faces)} pictures: there is nothing to train on")
@@ -272,7 +291,7 @@ def sweep_correct(
         By defense; ``"none"`` is without.
     identity : int64 (N,)
     """
-    faces = load_domain("celeba", "test", identities=identities, pictures=pictures, progress=False)
+    faces = load_part(backbone.faces, "B", identities=identities, pictures=pictures)
     classifier, labels, parts = classifier_of(backbone.classifier, device), gender_of(faces), []
     denoisers = {name: model.to(device) for name, model in (denoisers or {}).items()}
     for rows in _batches(len(faces)):
@@ -302,7 +321,7 @@ class Plan:
     ``audit`` is the number of people, from the first, for whom the audit's variants are made too.
     """
 
-    backbone: str
+    backbone: Backbone
     identities: int
     pictures: int = 15
     audit: int = 0
@@ -314,7 +333,7 @@ class Plan:
 
 @dataclass
 class Measured:
-    """Variants of the pictures of part B.
+    """Variants of the pictures of part B, as one face network sees them.
 
     Attributes
     ----------
@@ -334,17 +353,29 @@ class Measured:
         return len(self.identity)
 
 
-def measure(plan: Plan, *, people: int = 10, workers: int = 1, progress: bool = True) -> Measured:
-    """Attack, denoise, classify and embed part B, ``people`` at a time, in ``workers`` processes."""
-    load_domain("celeba", "test", identities=plan.identities, pictures=plan.pictures)  # rendered once, before there are workers
-    starts = range(0, plan.identities, people)
-    units = [(plan, start, min(start + people, plan.identities)) for start in starts]
+def measure(plan: Plan, *, people: int = 10, workers: int = 1, progress: bool = True) -> dict[str, Measured]:
+    """Attack, denoise, classify and embed part B, ``people`` at a time, in ``workers`` processes.
+
+    Returns
+    -------
+    dict
+        By address of the face network; what the classifier answers is the same in all of them.
+    """
+    # Rendered or decoded once, before there are workers.
+    everyone = load_part(plan.backbone.faces, "B", identities=plan.identities, pictures=plan.pictures, progress=progress)
+    last = int(everyone.identity.max()) + 1
+    units = [(plan, start, min(start + people, last)) for start in range(0, last, people)]
     records = run_grid(units, _measure_unit, workers=workers, progress=progress)
-    parts = [record["measured"] for record in records]
+    return {
+        target: join_measured([record["measured"][target] for record in records]) for target in plan.backbone.targets
+    }
+
+
+def join_measured(parts: Sequence[Measured]) -> Measured:
+    """Pictures after pictures; a variant that some parts lack holds those of the others."""
     joined = Measured(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("identity", "label")))
     for name in ("embedding", "correct", "rms"):
-        variants = dict.fromkeys(variant for part in parts for variant in getattr(part, name))
-        for variant in variants:
+        for variant in dict.fromkeys(variant for part in parts for variant in getattr(part, name)):
             held = [getattr(part, name)[variant] for part in parts if variant in getattr(part, name)]
             getattr(joined, name)[variant] = np.concatenate(held)
     return joined
@@ -352,35 +383,34 @@ def measure(plan: Plan, *, people: int = 10, workers: int = 1, progress: bool = 
 
 def _measure_unit(unit: tuple[Plan, int, int]) -> dict:
     plan, first, last = unit
-    everyone = load_domain("celeba", "test", identities=plan.identities, pictures=plan.pictures, progress=False)
+    everyone = load_part(plan.backbone.faces, "B", identities=plan.identities, pictures=plan.pictures)
     rows = np.flatnonzero((everyone.identity >= first) & (everyone.identity < last))
-    faces, found = everyone.subset(rows), []
-    for batch in _batches(len(faces)):
-        found.append(_measure_batch(plan, faces.subset(batch), rows[batch], audit=first < plan.audit))
-    joined = Measured(faces.identity, gender_of(faces).numpy())
-    for name in ("embedding", "correct", "rms"):
-        for variant in getattr(found[0], name):
-            getattr(joined, name)[variant] = np.concatenate([getattr(part, name)[variant] for part in found])
-    return {"measured": joined}
+    faces = everyone.subset(rows)
+    found = [
+        _measure_batch(plan, faces.subset(batch), rows[batch], audit=first < plan.audit) for batch in _batches(len(faces))
+    ]
+    return {"measured": {target: join_measured([part[target] for part in found]) for target in plan.backbone.targets}}
 
 
-def _measure_batch(plan: Plan, faces: FaceSet, rows: np.ndarray, *, audit: bool) -> Measured:
-    backbone = find_backbone(plan.backbone)
-    classifier, target = classifier_of(backbone.classifier, plan.device), target_of(backbone.target, plan.device)
+def _measure_batch(plan: Plan, faces: FaceSet, rows: np.ndarray, *, audit: bool) -> dict[str, Measured]:
+    backbone = plan.backbone
+    classifier = classifier_of(backbone.classifier, plan.device)
     source, labels = faces.batch(slice(None)).to(plan.device), gender_of(faces)
-    found = Measured(faces.identity, labels.numpy())
+    correct, rms = {}, {}
+    found = {target: Measured(faces.identity, labels.numpy(), {}, correct, rms) for target in backbone.targets}
 
     def keep(variant: str, images: Tensor, *, embed: bool = True) -> None:
-        found.correct[variant] = is_correct(classifier, images, labels)
-        found.rms[variant] = deviation(images, source)
-        if embed:
-            found.embedding[variant] = target.embed(images).numpy()
+        correct[variant] = is_correct(classifier, images, labels)
+        rms[variant] = deviation(images, source)
+        for target, measured in found.items() if embed else ():
+            measured.embedding[variant] = target_of(target, plan.device).embed(images).numpy()
 
     keep(CLEAN, source)
     keys = [f"B/{row}" for row in rows]
     makers = [_paper_variants(plan, backbone, classifier, source, labels, keys)]
     if audit:
-        makers.append(_audit_variants(plan, backbone, classifier, source, gender_of(faces, "glasses"), labels, keys))
+        glasses = gender_of(faces, "glasses") if backbone.unrelated else None
+        makers.append(_audit_variants(plan, backbone, classifier, source, glasses, labels, keys))
     for maker in makers:
         for variant, images, embed in maker:
             keep(variant, images, embed=embed)
@@ -425,8 +455,11 @@ def _audit_variants(plan, backbone, classifier, source, glasses, labels, keys) -
     for eps, images in attack.sweep(classifier, source, (backbone.grid[0], backbone.ball), **given):
         yield EIGHT_BITS.format(fgsm(eps)), in_bytes(images), False
     yield EIGHT_BITS.format(PGD), in_bytes(stopped(classifier, source, **given)), False
-    for kind, name, truth in (("untrained", f"untrained-{backbone.layout}", labels), ("glasses", backbone.unrelated, glasses)):
-        network = classifier_of(name, plan.device)
+    controls = [("untrained", f"untrained-{backbone.layout}", labels)]
+    if backbone.unrelated:
+        controls.append(("glasses", backbone.unrelated, glasses))
+    for kind, name, truth in controls:
+        network = classifier_of(name, plan.device, backbone.faces)
         for eps, images in attack.sweep(network, source, backbone.grid, labels=truth, keys=keys):
             yield control(kind, eps), images, True
 

@@ -6,7 +6,9 @@ import pandas as pd
 from fa_utils.models.attributes import classifier_table
 from fa_utils.models.zoo import zoo_table
 from fa_utils.report import gender
+from fa_utils.report.claims import MARKS
 from fa_utils.report.figures import COLORS, MARKERS, line_with_band, log_ticks, new_figure
+from fa_utils.report.gender_claims import STATEMENTS, judge_by_recognizer
 from fa_utils.report.gender_probes import BACKBONES, Backbone
 from fa_utils.report.gender_verification import FROZEN, OWN, SETTINGS
 from fa_utils.report.results import paper_table, results_frame
@@ -15,19 +17,19 @@ from fa_utils.report.tables import Table, plain_table, three_columns
 PROFILES = {
     "smoke": {
         "identities": 6, "pictures": 5, "people_c": 12, "sweep": 4, "audit": 5, "resamples": 100,
-        "width": 4, "epochs": 1, "most": 60, "device": "cpu", "workers": 1,
+        "width": 4, "epochs": 1, "most": 60, "classifier_epochs": 1, "device": "cpu", "workers": 1,
     },
     "laptop": {
         "identities": 36, "pictures": 15, "people_c": 80, "sweep": 16, "audit": 16, "resamples": 100,
-        "width": 8, "epochs": 2, "most": 800, "device": "cpu", "workers": 2,
+        "width": 8, "epochs": 2, "most": 800, "classifier_epochs": 10, "device": "cpu", "workers": 2,
     },
     "gpu": {
         "identities": 500, "pictures": 15, "people_c": 800, "sweep": 100, "audit": 200, "resamples": 200,
-        "width": 64, "epochs": 10, "most": 16000, "device": "cuda", "workers": 1,
+        "width": 64, "epochs": 10, "most": 16000, "classifier_epochs": 20, "device": "cuda", "workers": 1,
     },
     "paper": {
         "identities": 1000, "pictures": 15, "people_c": 800, "sweep": 1000, "audit": 1000, "resamples": 500,
-        "width": 64, "epochs": 20, "most": 100000, "device": "cuda", "workers": 1,
+        "width": 64, "epochs": 20, "most": 100000, "classifier_epochs": 20, "device": "cuda", "workers": 1,
     },
 }  # fmt: skip
 
@@ -46,18 +48,34 @@ def with_setting(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def networks_table() -> Table:
-    """Gender classifiers, the controls, and the face networks that inherit the pictures."""
+    """The networks that ship: gender classifiers, the controls, and the face networks that inherit the pictures."""
     classifiers, zoo, lines = classifier_table(), zoo_table(), []
     for backbone in BACKBONES.values():
         for role, name in (("gender, attacked", backbone.classifier), ("glasses, control", backbone.unrelated)):
             row = classifiers.loc[name]
             lines.append({"layout": backbone.name, "role": role, "network": name, "accuracy (%)": 100 * row["accuracy"]})
             lines[-1] |= {"balanced (%)": 100 * row["balanced_accuracy"], "F1, label 1 (%)": 100 * row["f1_label_1"]}
-        row = zoo.loc[backbone.target]
-        lines.append({"layout": backbone.name, "role": "faces, judge", "network": backbone.target})
+        (target,) = backbone.targets
+        row = zoo.loc[target]
+        lines.append({"layout": backbone.name, "role": "faces, judge", "network": target})
         lines[-1] |= {"accuracy (%)": 100 * row["accuracy"], "threshold, FMR 0.1%": row["threshold_far_1e-3"]}
     caption = "The networks. Classifiers: accuracy on part C; face networks: verification accuracy on the LFW-like benchmark."
     return plain_table(pd.DataFrame(lines), caption=caption, digits={"accuracy (%)": 2, "balanced (%)": 2, "F1, label 1 (%)": 2})
+
+
+def other_networks_table(rows: pd.DataFrame, *, caption: str) -> Table | None:
+    """Classifiers that were trained for photographs, and face networks from elsewhere, on part B; None if there are none."""
+    part, lines = rows[rows["table"] == "networks"], []
+    roles = {"gender": "gender, attacked", "glasses": "glasses, control", "faces": "faces, judge"}
+    heads = {
+        "accuracy": "accuracy (%)", "balanced_accuracy": "balanced (%)", "f1": "F1, label 1 (%)", "eer": "EER (%)",
+        "fnmr": "FNMR at FMR 0.1% (%)", "auc_det": "AUC-DET (%)", "threshold": "threshold, FMR 0.1%",
+    }  # fmt: skip
+    for (source, method), group in part.groupby(["source", "method"], sort=False):
+        value = group.set_index("metric")["value"]
+        found = {head: value.get(metric, np.nan) for metric, head in heads.items() if (part["metric"] == metric).any()}
+        lines.append({"network": source, "role": roles[method]} | found)
+    return plain_table(pd.DataFrame(lines), caption=caption, digits=2) if lines else None
 
 
 # ---------------------------------------------------------------- classifier
@@ -120,55 +138,55 @@ ERROR_TABLES = {("VGG16", "fnmr"): "Table 7", ("VGG16", "auc_det"): "Table 8", (
 COUNT_TABLES = {"VGG16": ("Table 5", "Table 9"), "ResNet50": ("Table 11", "Table 12")}
 
 
-def error_table(name: str, metric: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
+def error_table(backbone: Backbone, metric: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
     """Tables 7, 8, 13, 14: an error of each setting at each eps."""
-    table = ERROR_TABLES[name, metric]
-    parts = [_errors(frame, "fixed", name, metric, eps=True) for frame in (published, live)]
+    table = ERROR_TABLES[backbone.name, metric]
+    parts = [_errors(frame, "fixed", backbone.source, metric, eps=True) for frame in (published, live)]
     what = "AUC-DET on linear axes" if metric == "auc_det" else "FNMR at FMR 0.1%, threshold of the setting's own impostors"
-    caption = f"{table}. {what}, {name}, FGSM-fixed."
+    caption = f"{table}. {what}, {backbone.source}, FGSM-fixed."
     paper = paper_table(gender.PAPER, table)
     return three_columns(paper, *parts, caption=caption, index="target", columns="setting", metric=metric, digits=2, intervals=False, counted="mated comparison")
 
 
-def _errors(frame: pd.DataFrame, table: str, name: str, metric: str, *, eps: bool) -> pd.DataFrame:
-    part = frame[(frame["table"] == table) & (frame["source"] == name) & (frame["metric"] == metric) & frame["far"].isin(("", OWN))]
+def _errors(frame: pd.DataFrame, table: str, source: str, metric: str, *, eps: bool) -> pd.DataFrame:
+    part = frame[(frame["table"] == table) & (frame["source"] == source) & (frame["metric"] == metric) & frame["far"].isin(("", OWN))]
     part = part[part["x"].notna()] if eps else part
     order = {setting: i for i, setting in enumerate(SETTINGS)}
     return with_setting(part.sort_values(["target", "x"], key=lambda c: c.map(order) if c.name == "target" else c))
 
 
-def random_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
-    """Table 15: FGSM against random signs of the same size."""
+def random_table(backbone: Backbone, published: pd.DataFrame, live: pd.DataFrame) -> Table:
+    """Table 15: FGSM against random signs of the same size, on ResNet50."""
     parts = []
     for frame in (published, live):
-        both = [_errors(frame, table, "ResNet50", "auc_det", eps=True) for table in ("fixed", "random")]
+        both = [_errors(frame, table, backbone.source, "auc_det", eps=True) for table in ("fixed", "random")]
         joined = pd.concat(both)
         parts.append(joined[joined["target"].isin(("AA", "CA"))])
-    caption = "Table 15. AUC-DET of FGSM and of random signs at the same eps, ResNet50."
+    caption = f"Table 15. AUC-DET of FGSM and of random signs at the same eps, {backbone.source}."
     return three_columns(
         paper_table(gender.PAPER, "Table 15"), *parts, caption=caption, index=("target", "method"), columns="setting", metric="auc_det", digits=2,
         intervals=False, counted="mated comparison",
     )  # fmt: skip
 
 
-def counts_table(name: str, kind: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
+def counts_table(backbone: Backbone, kind: str, published: pd.DataFrame, live: pd.DataFrame) -> Table:
     """Tables 5 and 11 (``kind`` "fixed") or 9 and 12 ("variable"): mated and non-mated comparisons."""
-    table = COUNT_TABLES[name][kind == "variable"]
+    table = COUNT_TABLES[backbone.name][kind == "variable"]
     paper = paper_table(gender.PAPER, table)
     paper = paper.assign(what=paper["setting"].str.partition(",")[0], setting=paper["setting"].str.partition(", ")[2])
     parts = []
     for frame in (published, live):
-        part = frame[(frame["table"] == kind) & (frame["source"] == name) & (frame["metric"] == "count")]
+        part = frame[(frame["table"] == kind) & (frame["source"] == backbone.source) & (frame["metric"] == "count")]
         parts.append(with_setting(part).assign(what=part["far"]))
     columns = "setting" if kind == "fixed" else "method"
-    caption = f"{table}. Comparisons, {name}, {'FGSM-fixed' if kind == 'fixed' else 'variable attacks'}."
+    caption = f"{table}. Comparisons, {backbone.source}, {'FGSM-fixed' if kind == 'fixed' else 'variable attacks'}."
     return three_columns(paper, *parts, caption=caption, index=("target", "what"), columns=columns, metric="count", digits=0, counted="mated comparison")
 
 
-def frozen_table(rows: pd.DataFrame, name: str, *, caption: str) -> Table:
+def frozen_table(rows: pd.DataFrame, backbone: Backbone, *, caption: str) -> Table:
     """FNMR at the setting's own threshold, and FNMR and FMR at the threshold frozen on CC."""
-    part = rows[(rows["source"] == name) & rows["table"].isin(("fixed", "variable")) & rows["metric"].isin(("fnmr", "fmr"))]
-    part = part[(part["table"] == "variable") | part["x"].isin((BACKBONES[name].grid[0], BACKBONES[name].ball))]
+    part = rows[(rows["source"] == backbone.source) & rows["table"].isin(("fixed", "variable")) & rows["metric"].isin(("fnmr", "fmr"))]
+    part = part[(part["table"] == "variable") | part["x"].isin((backbone.grid[0], backbone.ball))]
     lines = []
     for (method, x, setting), group in with_setting(part).groupby(["method", "setting", "target"], sort=False):
         value = group.set_index(["metric", "far"])["value"]
@@ -180,9 +198,9 @@ def frozen_table(rows: pd.DataFrame, name: str, *, caption: str) -> Table:
     return plain_table(pd.DataFrame(lines), caption=caption, digits=2)
 
 
-def settings_figure(rows: pd.DataFrame, name: str):
+def settings_figure(rows: pd.DataFrame, source: str):
     """Figures 7 to 10: EER and FNMR in the five settings, a marker an attack, with intervals."""
-    part = rows[(rows["source"] == name) & rows["table"].isin(("fixed", "variable")) & rows["x"].isna()]
+    part = rows[(rows["source"] == source) & rows["table"].isin(("fixed", "variable")) & rows["x"].isna()]
     fig, axes = new_figure(width=8.8, height=3.6, columns=2)
     for ax, (metric, label) in zip(axes[0], {"eer": "EER (%)", "fnmr": "FNMR at FMR 0.1% (%)"}.items(), strict=True):
         for style, (method, group) in enumerate(part.groupby("method", sort=False)):
@@ -194,17 +212,17 @@ def settings_figure(rows: pd.DataFrame, name: str):
         ax.set_ylabel(label)
         ax.set_ylim(bottom=0)
     axes[0, 0].legend(frameon=False, fontsize=8)
-    axes[0, 0].set_title(name, fontsize=10)
+    axes[0, 0].set_title(source, fontsize=10)
     return fig
 
 
-def excess_figure(rows: pd.DataFrame, name: str):
+def excess_figure(rows: pd.DataFrame, source: str):
     """What each setting adds to CC over eps: the paper's changing subsets (filled, with bands) and one subset for all eps (hollow)."""
     fig, axes = new_figure(width=8.8, height=3.6, columns=2)
     for ax, (metric, label) in zip(axes[0], {"fnmr": "FNMR at FMR 0.1%", "auc_det": "AUC-DET"}.items(), strict=True):
         for style, setting in enumerate(("AA", "CA", "CD", "DD")):
             for table in ("excess", "excess, one subset"):
-                part = rows[(rows["table"] == table) & (rows["source"] == name) & (rows["target"] == setting)]
+                part = rows[(rows["table"] == table) & (rows["source"] == source) & (rows["target"] == setting)]
                 part = part[part["metric"] == f"{metric}_difference"].sort_values("x")
                 if table == "excess" and len(part):
                     line_with_band(ax, *(part[c] for c in ("x", "value", "ci_low", "ci_high")), label=setting, style=style)
@@ -215,7 +233,7 @@ def excess_figure(rows: pd.DataFrame, name: str):
         ax.set_ylabel(f"{label} minus that of CC (points)")
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=8)
-    axes[0, 0].set_title(name, fontsize=10)
+    axes[0, 0].set_title(source, fontsize=10)
     return fig
 
 
@@ -228,6 +246,39 @@ def effects_table(rows: pd.DataFrame, claim: int, *, caption: str) -> Table:
             "error": row["metric"].removesuffix("_difference").upper().replace("_", "-"),
             "points": f"{row['value']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]",
         })  # fmt: skip
+    return plain_table(pd.DataFrame(lines), caption=caption)
+
+
+# ---------------------------------------------------------------- photographs, in short
+
+
+def short_errors_table(rows: pd.DataFrame, *, caption: str) -> Table:
+    """One line an attack and recognizer: the errors of CC, and what the other settings add, at the smallest and largest eps."""
+    lines = []
+    fixed = rows["table"].isin(("fixed", "variable")) & (rows["metric"] == "auc_det")
+    for (source, table, method), group in rows[fixed].groupby(["source", "table", "method"], sort=False):
+        eps = group["x"].dropna()
+        for x in (eps.min(), eps.max()) if table == "fixed" else (np.nan,):
+            value = group[(group["x"] == x) | (np.isnan(x) & group["x"].isna())].set_index("target")["value"]
+            attack = f"{method}, {x:.3f}" if x == x else method
+            line = {"networks": source, "attack": attack, "mated": int(_mated(rows, source, table, method, x)), "CC": value.get("CC")}
+            lines.append(line | {f"{s} - CC": value.get(s, np.nan) - value.get("CC") for s in SETTINGS if s != "CC"})
+    return plain_table(pd.DataFrame(lines), caption=caption, digits={"mated": 0} | {f"{s} - CC": 2 for s in SETTINGS} | {"CC": 2})
+
+
+def _mated(rows: pd.DataFrame, source: str, table: str, method: str, x: float) -> float:
+    part = rows[(rows["source"] == source) & (rows["table"] == table) & (rows["method"] == method) & (rows["target"] == "CC")]
+    part = part[(part["metric"] == "count") & (part["far"] == "mated")]
+    return part[part["x"] == x if x == x else part["x"].isna()]["value"].sum()
+
+
+def recognizer_verdicts(rows: pd.DataFrame, *, caption: str) -> Table:
+    """The claims judged for each face network on its own; those about the classifier alone are the same for all of them."""
+    found, lines = judge_by_recognizer(rows), []
+    for number, (statement, _) in STATEMENTS.items():
+        verdicts = {name: f"{MARKS[e[number].verdict]} {e[number].verdict}" if number in e else None for name, e in found.items()}
+        if any(verdicts.values()):
+            lines.append({"": number, "claim": statement} | verdicts)
     return plain_table(pd.DataFrame(lines), caption=caption)
 
 
@@ -261,7 +312,7 @@ def conclusion_table(rows: pd.DataFrame, *, setting: str = "AA minus CC") -> Tab
         line["large minus small eps"] = np.mean([four[f"{kind} eps, large"] - four[f"{kind} eps, small"] for kind in ("same", "different")])
         line["FGSM on gender"] = gender
         for kind in ("untrained", "glasses"):
-            line[f"of it from {kind} (%)"] = 100 * added[added.index.str.contains(kind)].mean() / gender
+            line[f"of it from {kind} (%)"] = 100 * added[added.index.str.contains(kind)].mean() / gender if gender > 0.01 else np.nan  # of next to nothing there are no shares
         lines.append(line)
     digits = {"of it from untrained (%)": 0, "of it from glasses (%)": 0}
     return plain_table(pd.DataFrame(lines), caption=f"AUC-DET, {setting}, in points: variability, size, and other networks' gradients, means over eps.", digits=digits)
@@ -285,9 +336,13 @@ def size_figure(rows: pd.DataFrame, *, setting: str = "AA minus CC"):
         "FGSM on gender": r"^FGSM \d", "random signs": r"^RAND-ATK \d+\.", "random signs, 2 x 2": r"^RAND-ATK 2 x 2 \d", "FGSM on glasses": "glasses", "FGSM on untrained": "untrained",
         "PGD-ATK": "^PGD-ATK$", "PGD, whole ball": "^PGD, whole",
     }  # fmt: skip
-    sources = [name for name in BACKBONES if name in set(part["source"])]
-    fig, axes = new_figure(width=4.5 * len(sources) + 0.6, height=3.8, columns=len(sources))
-    for ax, source in zip(axes[0], sources, strict=True):
+    sources = list(dict.fromkeys(part["source"]))
+    columns = min(2, len(sources))
+    panels = -(-len(sources) // columns)
+    fig, axes = new_figure(width=4.5 * columns + 0.6, height=3.8 * panels, rows=panels, columns=columns)
+    for ax in axes.flat[len(sources) :]:
+        ax.set_axis_off()
+    for ax, source in zip(axes.flat, sources, strict=False):
         own = part[part["source"] == source]
         size = own[own["metric"] == "rmsd"].set_index("method")["value"]
         gain = own[(own["metric"] == "auc_det_difference") & (own["target"] == setting)].set_index("method")

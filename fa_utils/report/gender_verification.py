@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fa_utils.attacks.transfer import network_name
 from fa_utils.metrics import Interval, two_way_bootstrap
 from fa_utils.report.gender_probes import (
-    BACKBONES,
     BLOCKS,
     CLEAN,
     EIGHT_BITS,
@@ -239,7 +239,7 @@ def average(scores: Sequence[Scored]) -> Scored:
 
 def verification_rows(found: Verification) -> list[dict]:
     """Rows of the tables "fixed" (``x`` is eps; without: the mean over eps), "random", "variable" and "Audit: subset"."""
-    source, rows = found.backbone.name, []
+    source, rows = found.backbone.source, []
     for eps, scored in found.fixed.items():
         rows += error_rows(scored, "fixed", source=source, method="FGSM-fixed", x=eps)
     if found.fixed:
@@ -309,12 +309,12 @@ def f1_scores(correct: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 def effects(found: Verification) -> list[dict]:
     """The differences behind claims 4 to 10, paired by the people that are drawn."""
-    name, rows = found.backbone.name, []
+    name, source, rows = found.backbone.name, found.backbone.source, []
 
     def add(claim: int, metric: str, method: str, effect, scored: Scored, setting: str, **place) -> None:
         if not np.isfinite(effect[1]).any():  # too few impostors for this error
             return
-        rows.append(effect_row(f"claim {claim}", metric, effect, scored.mated[setting], method=method, source=name, **place))
+        rows.append(effect_row(f"claim {claim}", metric, effect, scored.mated[setting], method=method, source=source, **place))
 
     for eps, scored in found.fixed.items():
         for metric in ERRORS:
@@ -387,12 +387,12 @@ def audit_rows(measured: Measured, backbone: Backbone, *, n_resamples: int = 200
         return _beside(score_settings(pairs, identity, **options), base)
 
     def line(table: str, method: str, scored: Scored, rms: np.ndarray, correct: np.ndarray | None) -> None:
-        place = {"table": table, "source": backbone.name, "method": method}
+        place = {"table": table, "source": backbone.source, "method": method}
         for setting in ("AA", "CA"):
             for metric in ("auc_det", "eer"):
                 effect = scored.difference(setting, "CC", metric)
                 row = effect_row(table, metric, effect, scored.mated[setting], target=f"{setting} minus CC", method=method)
-                found.append(row | {"source": backbone.name})
+                found.append(row | {"source": backbone.source})
         found.append(result_row("rmsd", float(rms.mean()), len(rows), **place))
         if correct is not None:
             interval = two_way_bootstrap(correct.astype(float), identity, identity, seed=0)
@@ -411,7 +411,8 @@ def audit_rows(measured: Measured, backbone: Backbone, *, n_resamples: int = 200
         variant("Audit: curve", rand_blocks(eps))
     for kind in ("untrained", "glasses"):
         for eps in backbone.grid:
-            variant("Audit: controls", control(kind, eps))
+            if control(kind, eps) in measured.embedding:  # not every dataset tells who wears glasses
+                variant("Audit: controls", control(kind, eps))
     for eps in backbone.grid:
         variant("Audit: controls", fgsm(eps))
     draw = np.random.default_rng(seed)
@@ -420,12 +421,38 @@ def audit_rows(measured: Measured, backbone: Backbone, *, n_resamples: int = 200
         line("Audit: factorial", f"same eps, {size}", average([compared(e) for e in embeddings]), sizes, None)
         pick = draw.integers(len(grid), size=len(rows)), np.arange(len(rows))
         line("Audit: factorial", f"different eps, {size}", compared(embeddings[pick]), sizes[pick], None)
-    for name in (fgsm(backbone.grid[0]), fgsm(backbone.ball), PGD):
+    return found
+
+
+def bits_rows(measured: Measured, backbone: Backbone) -> list[dict]:
+    """What rounding to 8 bits does to the classifier's accuracy, on the audit's pictures that are right when clean."""
+    audited, found = len(measured.embedding.get(REACHING, ())), []
+    rows = np.flatnonzero(measured.correct[CLEAN][:audited])
+    identity = measured.identity[rows]
+    for name in (fgsm(backbone.grid[0]), fgsm(backbone.ball), PGD) if len(rows) else ():
         for shown in (name, EIGHT_BITS.format(name)):
             right = measured.correct[shown][:audited][rows].astype(float)
             interval = two_way_bootstrap(right, identity, identity, seed=0)
             found.append(result_row("accuracy", interval, len(rows), table="Audit: 8 bits", source=backbone.name, method=shown))
     return found
+
+
+def recognizer_rows(measured: Measured, target: str, *, n_resamples: int = 200, seed: int = 0) -> list[dict]:
+    """Table "networks": a face network on all clean pictures of part B: its three errors and the threshold at FMR 0.1%."""
+    if not is_comparable(measured.identity):
+        return []
+    pairs = {"CC": (measured.embedding[CLEAN], None)}
+    scored = score_settings(pairs, measured.identity, people=np.unique(measured.identity), n_resamples=n_resamples, seed=seed)
+    place = {"table": "networks", "source": network_name(target), "method": "faces", "target": "part B"}
+    rows = [
+        result_row(metric, scored.interval("CC", metric), scored.mated["CC"], far=OWN if metric == "fnmr" else "", **place)
+        for metric in ERRORS
+        if np.isfinite(scored.values["CC"][metric])
+    ]
+    if "CC" in scored.frozen:
+        threshold = compare_all(measured.embedding[CLEAN], measured.identity).threshold(FMR)
+        rows.append(result_row("threshold", threshold, scored.impostors["CC"], far=OWN, **place))
+    return rows
 
 
 def _beside(scored: Scored, base: Scored) -> Scored:
@@ -434,10 +461,9 @@ def _beside(scored: Scored, base: Scored) -> Scored:
     return Scored(*parts)
 
 
-def backbone_rows(spec: tuple[str, Measured, int, int]) -> dict:
-    """All verification rows of a backbone, for `run_grid`: (name, variants, resamples, seed)."""
-    name, measured, n_resamples, seed = spec
-    backbone = BACKBONES[name]
+def backbone_rows(spec: tuple[Backbone, Measured, int, int]) -> dict:
+    """All verification rows of a backbone and one face network, for `run_grid`: (backbone, variants, resamples, seed)."""
+    backbone, measured, n_resamples, seed = spec
     found = verify(measured, backbone, n_resamples=n_resamples, seed=seed)
-    rows = verification_rows(found) + effects(found) + transfer_rows(measured, backbone)
+    rows = verification_rows(found) + effects(found)
     return {"rows": rows + audit_rows(measured, backbone, n_resamples=n_resamples, seed=seed)}
