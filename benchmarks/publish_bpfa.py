@@ -36,7 +36,7 @@ NEEDED = {  # section beside the tables of transfer -> the methods that it compa
 def main() -> None:
     keep_freed_memory()
     options = parse()
-    cast = bpfa.make_cast(addresses(options.networks))
+    cast = bpfa.make_cast(options.networks)
     budget = bpfa.Budget(
         eps=options.eps / 255,
         step_size=options.step_size / 255,
@@ -136,17 +136,6 @@ def dodging_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, pools: Pools,
         rows += bpfa.dodging_rows(scores, cast, budget, name, picture)
         rows += bpfa.dodging_effects(scores, cast, budget, name, picture)
     return rows
-
-
-def addresses(networks: str) -> str:
-    """The zoo, addresses joined by commas, or the ONNX files of a folder, joined."""
-    folder = Path(networks)
-    if not folder.is_dir():
-        return networks
-    files = sorted(folder.glob("*.onnx"))
-    if not files:
-        raise SystemExit(f"--networks {networks}: there is no ONNX file in this folder")
-    return ",".join(map(str, files))
 
 
 def parse(arguments=None) -> argparse.Namespace:

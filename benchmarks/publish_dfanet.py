@@ -28,7 +28,7 @@ SECTIONS = ("transfer", "label", "rates", "ensembles", "audit", "talfw")
 def main() -> None:
     keep_freed_memory()
     options = parse()
-    cast = dfanet.make_cast(networks(options.networks))
+    cast = dfanet.make_cast(options.networks)
     budget = dfanet.Budget(
         eps=options.eps / 255,
         steps=options.steps,
@@ -86,12 +86,6 @@ def parse() -> argparse.Namespace:
     kind = dataset_name(options.faces)
     options.out = options.out or RESULTS / f"3-dfanet-{kind}.csv"
     return options
-
-
-def networks(text: str) -> str:
-    """Addresses of the networks; a folder stands for the ONNX files in it."""
-    folder = Path(text)
-    return ",".join(str(path) for path in sorted(folder.glob("*.onnx"))) if folder.is_dir() else text
 
 
 def command() -> str:

@@ -10,7 +10,6 @@ data/results before all is done. Only numbers are written, never a picture.
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 from fa_utils.attacks.transfer import PairSet, benchmark_pairs, open_network, procedural_pairs, run_trials
 from fa_utils.data import dataset_name, load_benchmark, to_float
@@ -26,7 +25,7 @@ SECTIONS = ("main", "single", "ensemble", "training", "service", "audit")
 def main() -> None:
     keep_freed_memory()
     options = parse()
-    cast = eroding.make_cast(addresses(options.networks))
+    cast = eroding.make_cast(options.networks)
     steps = {"eps": options.eps / 255, "step_size": options.step_size / 255, "steps": options.steps}
     budget = eroding.Budget(**steps, seeds=tuple(range(options.seeds)))
     real = options.faces != "procedural"
@@ -82,16 +81,6 @@ def study_rows(options, cast: eroding.Cast, budget, pairs: PairSet, benchmark, m
         sides = (pairs.sources[pairs.source[:24]], pairs.targets[pairs.target[:24]])
         rows += eroding_probes.spread_rows(surrogate, *(to_float(side).to(options.device) for side in sides), budget)
     return rows
-
-
-def addresses(networks: str) -> str:
-    """The zoo, addresses joined by commas, or the ONNX files of a folder, joined."""
-    if networks == "zoo" or "," in networks:
-        return networks
-    files = sorted(Path(networks).glob("*.onnx"))
-    if not files:
-        raise SystemExit(f"no ONNX file in {networks}")
-    return ",".join(map(str, files))
 
 
 def command() -> str:

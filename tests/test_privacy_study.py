@@ -648,7 +648,7 @@ def test_a_published_extractor_leaves_the_others_rows_in_the_file(tmp_path):
 def test_readers_are_named_by_commas():
     assert privacy_cases.readers_of("zoo") == privacy_cases.READERS
     assert privacy_cases.readers_of("a.onnx, b") == ("a.onnx", "b")
-    with pytest.raises(ValueError, match="one of these is empty"):
+    with pytest.raises(ValueError, match="at least 1 different networks by commas"):
         privacy_cases.readers_of("a.onnx,")
     assert Plan().networks == "zoo" and Plan(extractor="folder/a.onnx").networks == "a"
 

@@ -19,6 +19,7 @@ from fa_utils.attacks.transfer import (
     network_name,
     open_network,
     run_trials,
+    split_addresses,
 )
 from fa_utils.data import FaceSet, Pairs, to_float
 from fa_utils.metrics import best_threshold, pair_similarity
@@ -364,3 +365,15 @@ def test_networks_are_measured_once(addresses, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(thresholds_of(first), first[[1e-2, 1e-3, 1e-4, "best"]])
     monkeypatch.setattr("fa_utils.report.scores.open_network", lambda *_: pytest.fail("embedded again"))
     pd.testing.assert_frame_equal(first, measure_networks(addresses, (faces, pairs), cache=tmp_path, progress=False))
+
+
+def test_networks_are_split_at_commas_or_taken_from_a_folder(tmp_path):
+    assert split_addresses(" x.onnx, my-r50 ") == ("x.onnx", "my-r50")
+    with pytest.raises(ValueError, match="there is no ONNX file in this folder"):
+        split_addresses(str(tmp_path))
+    for name in ("b.onnx", "a.onnx", "notes.txt"):
+        (tmp_path / name).touch()
+    assert split_addresses(str(tmp_path)) == (f"{tmp_path}/a.onnx", f"{tmp_path}/b.onnx")
+    for wrong in ("", "a.onnx,", "a.onnx,b/a.onnx"):
+        with pytest.raises(ValueError, match="at least 1 different networks by commas"):
+            split_addresses(wrong)

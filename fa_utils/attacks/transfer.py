@@ -129,6 +129,29 @@ def benchmark_pairs(faces: FaceSet, pairs: Pairs, n_pairs: int, *, seed: int = 0
 # ---------------------------------------------------------------- networks by address
 
 
+def split_addresses(networks: str, *, least: int = 1) -> tuple[str, ...]:
+    """The addresses in a parameter ``networks``: by commas; a folder stands for the ONNX files in it, in order of name.
+
+    Raises
+    ------
+    ValueError
+        For fewer than ``least`` networks, an empty address, two of one name, or a folder without ONNX files.
+    """
+    folder = Path(networks.strip())
+    if networks.strip() and folder.is_dir():
+        names = tuple(map(str, sorted(folder.glob("*.onnx"))))
+        if not names:
+            raise ValueError(f"networks = {networks!r}: there is no ONNX file in this folder")
+    else:
+        names = tuple(part.strip() for part in networks.split(","))
+    if not all(names) or len(names) < least or len({network_name(name) for name in names}) < len(names):
+        raise ValueError(
+            f"networks = {networks!r}: expected is 'zoo', or at least {least} different networks by commas (names of the zoo, "
+            "registered names, ONNX files, weight files), or a folder of ONNX files"
+        )
+    return names
+
+
 def network_name(address: str) -> str:
     """How tables call a network: a name of the zoo or of the networks file as it is, a file by its stem."""
     return Path(address).stem if _is_file(address) else address

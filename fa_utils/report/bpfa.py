@@ -12,7 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from fa_utils.attacks import Attack, BeneficialPerturbation, Dodge, SpectrumCopies, VarianceTuning, preset
-from fa_utils.attacks.transfer import Trial, network_name, open_network
+from fa_utils.attacks.transfer import Trial, network_name, open_network, split_addresses
 from fa_utils.models.zoo import zoo_table
 from fa_utils.report.bpfa_pairs import FIRST, OWN, slot
 from fa_utils.report.claims import (
@@ -112,7 +112,7 @@ def make_cast(networks: str = "zoo", *, encoders: int = 4) -> Cast:
     Parameters
     ----------
     networks : str
-        ``"zoo"``, or two or more addresses separated by commas: ONNX files, weight files, names of the zoo.
+        ``"zoo"``, or two or more networks: see `split_addresses`.
     encoders : int
         Networks of the zoo, from 2 to 4.
 
@@ -126,11 +126,7 @@ def make_cast(networks: str = "zoo", *, encoders: int = 4) -> Cast:
             raise ValueError(f"encoders = {encoders}: from 2 to {len(ENCODERS)}")
         chosen, shipped = tuple(ENCODERS.values())[:encoders], zoo_table().index
         return Cast(chosen, {name: ROBUST[name] for name in chosen if ROBUST[name] in shipped})
-    names = tuple(part.strip() for part in networks.split(",") if part.strip())
-    if len(names) < 2 or len({network_name(name) for name in names}) < len(names):
-        raise ValueError(
-            f"networks = {networks!r}: 'zoo', or two or more different ONNX files, weight files or names of the zoo"
-        )
+    names = split_addresses(networks, least=2)
     return Cast(names, {}, ETAS if set(names) <= set(zoo_table().index) else FINE_ETAS)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fa_utils.attacks import Attack, FeatureDropout, preset
-from fa_utils.attacks.transfer import BLACK_BOX, Study, Trial, network_name, open_network
+from fa_utils.attacks.transfer import BLACK_BOX, Study, Trial, network_name, open_network, split_addresses
 from fa_utils.models.recipes import RECIPES
 from fa_utils.report.claims import Claim, Evidence, claim_all_positive, claim_every, claim_printed
 from fa_utils.report.results import paper_table, result_row
@@ -104,7 +104,7 @@ def make_cast(networks: str = "zoo", *, per_table: int = 4) -> Cast:
     Parameters
     ----------
     networks : str
-        ``"zoo"``, or two or more addresses separated by commas: ONNX files, weight files, registered names, names of the zoo.
+        ``"zoo"``, or two or more networks: see `split_addresses`.
         Networks of one's own form a single group, as the paper's three comparisons do not apply to them.
     per_table : int
         Networks of the zoo in each table, from 2 to 4.
@@ -119,11 +119,7 @@ def make_cast(networks: str = "zoo", *, per_table: int = 4) -> Cast:
         rates = {name: tuple(n for n in groups["Table IV"] if n != name) for name in groups["Table IV"]}
         judges = tuple(names[-1] for names in groups.values())
         return Cast(groups, groups["Table II"], _MAIN, judges, rates, _ENSEMBLES[: max(1, per_table - 1)], _HELD_OUT)
-    names = tuple(part.strip() for part in networks.split(",") if part.strip())
-    if len(names) < 2 or len({network_name(name) for name in names}) < len(names):
-        raise ValueError(
-            f"networks = {networks!r}: 'zoo', or two or more different ONNX files, weight files, registered names or names of the zoo"
-        )
+    names = split_addresses(networks, least=2)
     *others, held_out = names
     ensembles = [tuple(others[k:] + others[:k])[:3] for k in range(min(3, len(others)))] if len(names) > 3 else []
     rates = {name: tuple(n for n in names if n != name) for name in names}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fa_utils.attacks import Attack, GhostNetwork, GradientEroding, SkipGradient, corrasion, preset
 from fa_utils.attacks.presets import PAPER4_EPS
-from fa_utils.attacks.transfer import BLACK_BOX, Study, Trial, network_name
+from fa_utils.attacks.transfer import BLACK_BOX, Study, Trial, network_name, split_addresses
 from fa_utils.models.recipes import ERODING_LIBRARY
 from fa_utils.models.zoo import zoo_table
 from fa_utils.report.claims import (
@@ -109,7 +109,7 @@ def make_cast(networks: str = "zoo", *, library: int = 15) -> Cast:
     Parameters
     ----------
     networks : str
-        ``"zoo"``, or three or more addresses separated by commas: ONNX files, weight files, registered names, names of the zoo. Each of
+        ``"zoo"``, or three or more networks: see `split_addresses`. Each of
         them is a surrogate of Fig. 2, the first is that of Tables I and II, and all but the last two, at most three, are the
         ensemble.
     library : int
@@ -135,11 +135,7 @@ def make_cast(networks: str = "zoo", *, library: int = 15) -> Cast:
             trained={ours[name]: trained for name, trained in TRAINED.items() if trained in shipped},
             held_out=(ours["FaceNet_casia"], ours["ShuffleNet"]),
         )
-    names = tuple(part.strip() for part in networks.split(",") if part.strip())
-    if len(names) < 3 or len({network_name(name) for name in names}) < len(names):
-        raise ValueError(
-            f"networks = {networks!r}: 'zoo', or three or more different ONNX files, weight files, registered names or names of the zoo"
-        )
+    names = split_addresses(networks, least=3)
     ensemble = names[:-2][:3]
     return Cast(names, names[0], names, ensemble if len(ensemble) > 1 else (), {}, ())
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fa_utils.attacks.craft import run_grid
-from fa_utils.attacks.transfer import open_network
+from fa_utils.attacks.transfer import open_network, split_addresses
 from fa_utils.data import FaceSet, to_uint8
 from fa_utils.models import encoder as encoder_code
 from fa_utils.models import losses, train
@@ -67,9 +67,7 @@ def make_cast(
     """
     cast = {name: BACKBONES[name] for name in backbones}
     if networks != "zoo":
-        addresses = tuple(dict.fromkeys(address.strip() for address in networks.split(",") if address.strip()))
-        if not addresses:
-            raise ValueError(f"networks = {networks!r}: 'zoo', or addresses of face networks by commas")
+        addresses = split_addresses(networks)
         for address in addresses:
             open_network(address, device)
         cast = {name: dataclasses.replace(backbone, targets=addresses) for name, backbone in cast.items()}

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 import fa_utils
 from fa_utils.attacks import Attack, ClubInformation, Misclassify, RandomSigns
-from fa_utils.attacks.transfer import network_name, network_sha256, open_network
+from fa_utils.attacks.transfer import network_name, network_sha256, open_network, split_addresses
 from fa_utils.data import FaceSet, Pairs, load_domain, load_faces, to_uint8
 from fa_utils.data.aging import fold_pairs
 from fa_utils.metrics import equal_error_rate, pair_similarity, two_way_bootstrap, wilson_interval
@@ -159,19 +159,10 @@ class Plan:
 
 
 def readers_of(networks: str) -> tuple[str, ...]:
-    """Addresses of the other networks that read attacked pictures: "zoo", or addresses by commas.
-
-    Raises
-    ------
-    ValueError
-        For an empty address.
-    """
+    """Addresses of the other networks that read attacked pictures: "zoo", or as `split_addresses` reads them."""
     if networks == "zoo":
         return READERS
-    addresses = tuple(address.strip() for address in networks.split(","))
-    if not all(addresses):
-        raise ValueError(f"networks = {networks!r}: expected 'zoo' or addresses by commas, one of these is empty")
-    return addresses
+    return split_addresses(networks)
 
 
 # ---------------------------------------------------------------- benchmarks
