@@ -5,13 +5,11 @@ runs in any number of processes; a finished trial is kept in the cache as a smal
 the units that `craft` finished.
 """
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import io
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ import fa_utils
 from fa_utils.attacks.craft import craft, run_grid
 from fa_utils.attacks.engine import Attack
 from fa_utils.data import FaceSet, Pairs, attack_pairs, to_float
+from fa_utils.locks import locked
 from fa_utils.metrics import pair_similarity, rmsd
 from fa_utils.models import registry
 from fa_utils.models.checkpoints import SUFFIXES
@@ -329,7 +328,7 @@ def _run_one(trial: Trial, *, pairs: PairSet, device: str, unit: int, cache: Pat
     name = trial_digest(trial, pairs, device)[:24]
     path = cache / f"{name}.npz"
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f"{name}.lock"):
+    with locked(cache / f"{name}.lock"):
         if not path.exists():
             units = cache / name
             _save(path, _run_trial(trial, pairs, device, unit, units))
@@ -454,14 +453,6 @@ def _sha(*parts: bytes) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Two processes that want the same trial run it once."""
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 _COSTS = ("forwards", "backwards", "queries")

@@ -4,22 +4,15 @@ Two processes that ask for the same array make it once: the second waits for the
 leaves a ``.part`` file, which the next maker of that array overwrites; a finished file appears whole or not at all.
 """
 
-import contextlib
-import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from fa_utils.locks import locked
+
 __all__ = ["cached_array"]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def cached_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> np.ndarray:
@@ -40,7 +33,7 @@ def cached_array(path: Path, shape: tuple[int, ...], fill: Callable[[np.ndarray]
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             if not path.exists():
                 _make(path, shape, fill)
     except OSError as error:

@@ -10,8 +10,6 @@
 The file is `networks.toml` in the project root, or what ``FA_NETWORKS`` names; ``fa register`` writes it.
 """
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import json
@@ -19,12 +17,12 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from fa_utils.locks import locked
 from fa_utils.models.backbones import FULL, nearest
 from fa_utils.models.checkpoints import SUFFIXES, Preprocessing, load_checkpoint, preprocessing_of
 from fa_utils.models.encoder import CHANNEL_ORDERS, FaceEncoder
@@ -317,7 +315,7 @@ def write_entry(file: Path, entry: Entry) -> None:
         If the file is not accepted as it is, or the entry cannot be exchanged in its text.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file.parent):
+    with locked(file.parent):
         before = file.read_bytes() if file.exists() else b""
         wanted = _entries(before, file) | {entry.name: entry}
         text = _replaced(before.decode(), entry.name, _toml(entry, file)).encode()
@@ -350,14 +348,3 @@ def _toml_value(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml_value, value))}]"
     return json.dumps(value, ensure_ascii=False)  # strings and numbers are written alike in both
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two commands that write the file each write their entry; the lock leaves no file."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -1,10 +1,7 @@
 """The zoo: trained networks by name, and how good they are."""
 
-import contextlib
 import csv
-import fcntl
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import pandas as pd
 import torch
 
 from fa_utils import metrics
+from fa_utils.locks import locked
 from fa_utils.models.backbones import build_backbone
 from fa_utils.models.encoder import FaceEncoder
 from fa_utils.models.losses import CosineClassifier, LinearClassifier
@@ -221,7 +219,7 @@ def register(path: str | Path, figures: dict[str, float]) -> dict:
     row["parameters"] = _parameters(recipe)
     row |= {column: figures[column] for column in FIGURES}
     table = path.with_name("zoo.csv")
-    with _locked(path.parent):
+    with locked(path.parent):
         rows = {}
         if table.is_file():
             with open(table, newline="") as file:
@@ -234,17 +232,6 @@ def register(path: str | Path, figures: dict[str, float]) -> dict:
         frame = pd.DataFrame([{c: _printed(rows[name][c]) for c in COLUMNS} for name in ordered])
         write_atomically(table, frame.to_csv(index=False, lineterminator="\n").encode())
     return row
-
-
-@contextlib.contextmanager
-def _locked(folder: Path):
-    """Hold a folder against other processes; the lock goes with the process and leaves no file."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _parameters(recipe: dict) -> int:
