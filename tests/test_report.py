@@ -415,9 +415,9 @@ def test_verdicts_reach_the_landing_page(tmp_path):
     lines = report.landing_table(tmp_path).splitlines()
     assert (
         lines[2] == "| [DFANet](notebooks/3_dfanet) | 1. DFANet < everything \\| else "
-        "| ✗ fails | – | ✓ holds (laptop, 40 pairs) |"
+        "| ✗ fails | – | ✓ holds (laptop, n = 40) |"
     )
-    assert lines[3] == "|  | 2. Two | – | ✓ holds (40 pairs) | – |"
+    assert lines[3] == "|  | 2. Two | – | ✓ holds (n = 40) | – |"
     assert "No chapter" in report.landing_table(tmp_path / "empty")
 
 

@@ -407,8 +407,8 @@ def _words(evidence: Evidence | None) -> str:
 def _short(evidence: dict | None, profile: str) -> str:
     if evidence is None:
         return DASH
-    pairs = f"{evidence['n_pairs']} pairs" if evidence["n_pairs"] else ""
-    note = ", ".join(part for part in (profile, pairs) if part)
+    count = f"n = {evidence['n_pairs']}" if evidence["n_pairs"] else ""
+    note = ", ".join(part for part in (profile, count) if part)
     return f"{MARKS[evidence['verdict']]} {evidence['verdict']}" + (f" ({note})" if note else "")
 
 
