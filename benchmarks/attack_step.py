@@ -33,7 +33,7 @@ from fa_utils.attacks import (
     SkipGradient,
     engine,
 )
-from fa_utils.memory import peak_bytes
+from fa_utils.memory import keep_freed_memory, peak_bytes
 from fa_utils.models.backbones import build_backbone
 from fa_utils.models.encoder import FaceEncoder
 
@@ -180,6 +180,7 @@ def show_copies(runs: dict[str, Run]) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()  # as the commands do
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="ires")
     parser.add_argument("--batch", type=int, default=20)

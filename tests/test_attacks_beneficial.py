@@ -504,7 +504,7 @@ def test_maps_that_change_size_are_an_error(pair):
     def grow(step, images):
         network.input_size = 2 * SIZE
 
-    with pytest.raises(ValueError, match=r"\(8, 14, 14\) for each row, as at the step before"):
+    with pytest.raises(ValueError, match=r"should be \(4, 8, 14, 14\), as at the step before"):
         attack(surrogate=[BPFA]).run(network, *pair, on_step=grow)
 
 

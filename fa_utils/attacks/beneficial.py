@@ -11,9 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from fa_utils.attacks.engine import Scope, SurrogateState
 from fa_utils.attacks.eroding import hooked
@@ -30,38 +32,48 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.Si
 REWRITABLE = (nn.Conv2d, nn.BatchNorm2d, nn.PReLU)
 
 
-class _Rectifier(torch.autograd.Function):
-    """A (leaky) ReLU written over its input, bit for bit torch's, whose backward reads a byte an entry and not the output."""
+def _pack_nonzero(values: Tensor) -> tuple[torch.dtype, Tensor]:
+    """Where values are not zero, a byte an entry.
 
-    @staticmethod
-    def forward(ctx, x: Tensor, slope: float) -> Tensor:
-        ctx.slope = slope
-        ctx.save_for_backward((x > 0).view(torch.uint8))  # bytes are widened faster than booleans
-        ctx.mark_dirty(x)
-        return nn.functional.leaky_relu_(x, slope) if slope else x.relu_()
+    To booleans and viewed as bytes: on the CPU several times faster than a comparison, and than widening booleans.
+    """
+    return values.dtype, values.to(torch.bool).view(torch.uint8)
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        positive = ctx.saved_tensors[0].to(gradient.dtype)
-        if not ctx.slope:
-            return torch.ops.aten.threshold_backward(gradient, positive, 0), None
-        return torch.ops.aten.leaky_relu_backward(gradient, positive, ctx.slope, True), None
+
+def _pack_positive(values: Tensor) -> tuple[torch.dtype, Tensor]:
+    return _pack_nonzero(values.relu())
+
+
+def _unpack(packed: tuple[torch.dtype, Tensor]) -> Tensor:
+    dtype, ones = packed
+    return ones.to(dtype)
 
 
 def _rewritable_forward(module: nn.Module):
-    """The layer's forward pass by `_Rectifier`; None for layers that are not in-place rectifiers."""
+    """The layer's forward pass, after which its output may be written over; None for layers that are no rectifiers.
+
+    Autograd keeps ones and zeros for the values: whether they are positive is all that the backward reads of them.
+    """
+    before, rectify, pack = None, type(module).forward.__get__(module), _pack_nonzero
     if isinstance(module, BasicConv):
-        return lambda x: _Rectifier.apply(module.bn(module.conv(x)), 0.0)
-    if isinstance(module, nn.ReLU) and module.inplace:
-        return lambda x: _Rectifier.apply(x, 0.0)
-    if isinstance(module, nn.LeakyReLU) and module.inplace and module.negative_slope >= 0:
-        return lambda x: _Rectifier.apply(x, module.negative_slope)
-    return None
+        before, rectify = nn.Sequential(module.conv, module.bn), Tensor.relu_
+    elif isinstance(module, nn.LeakyReLU) and module.negative_slope >= 0:
+        pack = _pack_positive
+    elif not isinstance(module, nn.ReLU):
+        return None
+
+    def forward(x: Tensor) -> Tensor:
+        if before is not None:
+            x = before(x)
+        with saved_tensors_hooks(pack, _unpack):
+            return rectify(x)
+
+    return forward
 
 
 @contextmanager
 def _rewritable(modules: Iterable[nn.Module]) -> Iterator[set[nn.Module]]:
-    """In-place rectifiers among the modules, whose output may be written over until the way out."""
+    """The rectifiers among the modules, whose output may be written over until the way out."""
     forwards = {module: forward for module in modules if (forward := _rewritable_forward(module)) is not None}
     try:
         for module, forward in forwards.items():
@@ -110,9 +122,9 @@ class BeneficialPerturbation:
     pass before left. After `FeatureDropout` in the list of surrogate parts the masked output is perturbed (item 3e),
     before it the output is perturbed and then masked.
 
-    A gradient is let go of as it is used, while the pass fills the memory, so the peak hardly rises. The backward of an
-    in-place ReLU or LeakyReLU reads its own output, which then could not be perturbed in place: while the attack runs,
-    another that keeps a byte an entry stands in for it, with the same numbers to the bit.
+    A gradient is let go of as it is used, while the pass fills the memory, so the peak hardly rises. The backward of a
+    ReLU or LeakyReLU reads its own output, which then could not be perturbed in place: while the attack runs, autograd
+    keeps the signs for it, a byte an entry, with the same gradients to the bit.
     """
 
     eta: float = 8e-4
@@ -207,17 +219,17 @@ class _PerturbationState(SurrogateState):
             return None
         place = (module, self.calls[module])
         self.calls[module] += 1
-        self._check(place, output)
         # The perturbation is a constant to the gradient, so where it is added in place autograd need not see it.
         plain = output.detach()
-        found = [self._take(place, copy, rows) for copy, rows in self._by_copy(plain)]
+        parts = self._by_copy(place, plain)
+        found = [self._take(place, copy, rows) for copy, rows in parts]
         if isinstance(module, REWRITABLE) or module in self.rewritable:
-            for direction, (_, rows) in zip(found, self._by_copy(plain), strict=True):
+            for direction, (_, rows) in zip(found, parts, strict=True):
                 if direction is not None:
                     rows.add_(direction, alpha=self.part.eta)
         elif any(direction is not None for direction in found):
             output = output.add(_joined(found, plain), alpha=self.part.eta)
-        output.register_hook(lambda gradient: self._keep(place, gradient))
+        output.register_hook(partial(self._keep, place))
         return output
 
     def _take(self, place: _Place, copy: int, rows: Tensor) -> Tensor | None:
@@ -227,29 +239,30 @@ class _PerturbationState(SurrogateState):
         gradient = self.gradients.pop((place, copy), None)
         if gradient is None:
             return None
+        if gradient.shape != rows.shape:
+            raise self._changed_size(place, rows, f"{tuple(gradient.shape)}, as at the step before")
         direction = self._direction(gradient, copy)
         return direction * self.spreads[place, copy] if self.part.scale == "spread" else direction
 
     def _keep(self, place: _Place, gradient: Tensor) -> None:
         self.calls.clear()  # the forward pass is over
-        for copy, rows in self._by_copy(gradient):
+        for copy, rows in self._by_copy(place, gradient):
             self.gradients[place, copy] = rows
 
-    def _by_copy(self, rows: Tensor) -> Iterable[tuple[int, Tensor]]:
-        return zip(self.copies, (rows,) if len(self.copies) == 1 else rows.split(self.batch), strict=True)
+    def _by_copy(self, place: _Place, rows: Tensor) -> list[tuple[int, Tensor]]:
+        """The rows of each copy in this pass, with its number."""
+        copies = len(self.copies)
+        if len(rows) != copies * self.batch:
+            raise self._changed_size(place, rows, f"{copies} x {self.batch} rows, copies times pictures")
+        if copies == 1:  # it is called at every layer, so this counts
+            return [(self.copies[0], rows)]
+        return list(zip(self.copies, rows.split(self.batch), strict=True))
 
-    def _check(self, place: _Place, output: Tensor) -> None:
-        expected = None
-        kept = self.gradients.get((place, self.copies[0]))
-        if len(output) != self.batch * len(self.copies):
-            expected = f"{len(self.copies)} x {self.batch} rows, copies times pictures"
-        elif kept is not None and kept.shape[1:] != output.shape[1:]:
-            expected = f"{tuple(kept.shape[1:])} for each row, as at the step before"
-        if expected:
-            raise ValueError(
-                f"layer {self.names[place[0]]!r} puts out {tuple(output.shape)}, but there should be {expected}: "
-                "the batch and the size of the maps must not change during an attack with beneficial perturbations"
-            )
+    def _changed_size(self, place: _Place, rows: Tensor, expected: str) -> ValueError:
+        return ValueError(
+            f"layer {self.names[place[0]]!r} puts out {tuple(rows.shape)}, but there should be {expected}: "
+            "the batch and the size of the maps must not change during an attack with beneficial perturbations"
+        )
 
     def _direction(self, gradient: Tensor, copy: int) -> Tensor:
         """What the paper, or a control in its place, makes of a gradient."""
