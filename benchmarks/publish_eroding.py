@@ -1,7 +1,7 @@
 """Chapter 4's published numbers: run the study at size and write data/results/4-gradient-eroding-*.csv.
 
     python benchmarks/publish_eroding.py --faces procedural --pairs 100 --steps 50
-    python benchmarks/publish_eroding.py --faces ../real --networks ../shared/real/networks --pairs 100 --steps 50 --sections main single
+    python benchmarks/publish_eroding.py --faces ../real --networks ../shared/real/networks --pairs 40 --steps 30 --sections main single --every-source
 
 A run that was killed goes on where it was: finished attacks are kept in the cache. Nothing is written to
 data/results before all is done. Only numbers are written, never a picture.
@@ -10,6 +10,7 @@ data/results before all is done. Only numbers are written, never a picture.
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 
 from fa_utils.attacks.transfer import PairSet, benchmark_pairs, open_network, procedural_pairs, run_trials
 from fa_utils.data import dataset_name, load_benchmark, to_float
@@ -54,12 +55,14 @@ def main() -> None:
 def study_rows(options, cast: eroding.Cast, budget, pairs: PairSet, benchmark, measured, thresholds, engine: dict) -> list[dict]:
     """The rows of the chosen sections; the differences behind the claims are taken from all of them together."""
     chosen, surrogate = options.sections, open_network(cast.main, options.device)
-    trials = eroding.main_trials(cast, budget)
+    casts = [replace(cast, main=name) for name in (cast.singles if options.every_source else (cast.main,))]
+    trials = [trial for turned in casts for trial in eroding.main_trials(turned, budget)]
     trials += eroding.white_box_trials(cast, budget) if "training" in chosen else []
-    trials += eroding.single_trials(cast, budget) if "single" in chosen else []
+    if "single" in chosen and not options.every_source:  # which are among the main ones otherwise
+        trials += eroding.single_trials(cast, budget)
     trials += eroding.ensemble_trials(cast, budget) if "ensemble" in chosen else []
     study = run_trials(trials, pairs, **engine)
-    rows = eroding.main_rows(study, thresholds, cast, budget)
+    rows = [row for turned in casts for row in eroding.main_rows(study, thresholds, turned, budget)]
     if "single" in chosen:
         rows += eroding.single_rows(study, thresholds, cast, budget)
     if "ensemble" in chosen:
@@ -71,7 +74,7 @@ def study_rows(options, cast: eroding.Cast, budget, pairs: PairSet, benchmark, m
         gallery = eroding_probes.enrolled(pairs, people=options.gallery)
         how = {"device": options.device, "unit": options.unit, "checkpoint": CACHE / "attacks"}
         rows += eroding_probes.identification_rows(cast, budget, pairs, gallery, **how)
-    rows += eroding.effects(study, thresholds, cast, budget)
+    rows += eroding.effects(study, thresholds, cast, budget, mains=[turned.main for turned in casts])
     if "audit" in chosen:
         ghosts = eroding_probes.ghost_rows(surrogate, benchmark)
         spread = eroding_probes.calibrated_spread(ghosts)
@@ -98,6 +101,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--people", type=int, default=None, help="of the procedural benchmark; all by default")
     parser.add_argument("--gallery", type=int, default=200, help="people that are enrolled")
+    parser.add_argument("--every-source", action="store_true", help="Tables I and II from every surrogate of Fig. 2, not the first only")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--profile", default="published", help="name of this size in the results")
     parser.add_argument("--device", default="cpu")

@@ -3,6 +3,7 @@
 The same functions serve the notebook (live) and ``benchmarks/publish_eroding.py`` (published).
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -431,13 +432,16 @@ EVERY_CELL = {  # claim -> what is compared in every cell, for each of the five 
 }
 
 
-def effects(study: Study, thresholds: pd.DataFrame, cast: Cast, budget: Budget) -> list[dict]:
-    """The differences behind claims 1 to 7, at FAR 1e-3, as far as the study holds what they compare."""
+def effects(study: Study, thresholds: pd.DataFrame, cast: Cast, budget: Budget, *, mains: Sequence[str] = ()) -> list[dict]:
+    """The differences behind claims 1 to 7, at FAR 1e-3, as far as the study holds what they compare.
+
+    ``mains`` are the surrogates of claims 1 to 3; the cast's main one, unless others are given.
+    """
     scores, step, rows = score(study, thresholds, at=FAR), budget.steps, []
     for claim, compared in EVERY_CELL.items():
         for better, worse in compared:
-            for base in BASES:
-                rows += _if_run(scores, claim, cast.cells((cast.main,)), base + better, base + worse, step, every=True)
+            for base, main in itertools.product(BASES, mains or (cast.main,)):
+                rows += _if_run(scores, claim, cast.cells((main,)), base + better, base + worse, step, every=True)
     sources = [(name,) for name in cast.singles] + ([cast.ensemble] if cast.ensemble else [])
     for source in sources:
         for base in BASES:

@@ -387,7 +387,8 @@ def claim_in_cells(rows: pd.DataFrame, methods: Sequence[str]) -> Evidence | Non
     cells = part[part["metric"] == "hit_rate_difference"].reset_index(drop=True)
     if cells.empty:
         return None
-    evidence = claim_all_positive(cells.assign(label=cells["method"] + " on " + cells["target"]))
+    source = ", " + cells["source"] if cells["source"].nunique() > 1 else ""
+    evidence = claim_all_positive(cells.assign(label=cells["method"] + source + " on " + cells["target"]))
     counts = significant(part).sum()
     sure = f"McNemar with Holm: {counts['significantly positive']} cells up, {counts['significantly negative']} down"
     return replace(evidence, detail=f"{evidence.detail}; {sure}")
