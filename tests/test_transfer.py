@@ -225,6 +225,22 @@ def test_verification_before_and_after(addresses):
     assert effects["tiny0: LFW minus TALFW"] == pytest.approx(accuracy["tiny0", "LFW"] - accuracy["tiny0", "TALFW"])
 
 
+def test_a_shortened_protocol_keeps_folds_kinds_and_pictures():
+    identity = np.repeat(np.arange(20), 2)
+    faces = FaceSet(np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(3, 1), identity, name="numbered")
+    mated = np.arange(0, 40, 2)
+    a, b = np.concatenate([mated, mated]), np.concatenate([mated + 1, (mated + 2) % 40])
+    same, fold = np.repeat([True, False], 20), np.tile(np.repeat(np.arange(5), 4), 2)
+    pairs = Pairs(a, b, same, fold)
+    few, kept = talfw.shortened(faces, pairs, 20)
+    kept.check(few)
+    assert pd.crosstab(kept.fold, kept.same).eq(2).all(axis=None) and kept.same.size == 20
+    assert len(few) == len(np.union1d(kept.a, kept.b)) < len(faces)
+    named = few.images[kept.a, 0, 0, 0], few.images[kept.b, 0, 0, 0]  # the same pictures as before
+    assert set(zip(*named, strict=True)) <= set(zip(a, b, strict=True))
+    assert talfw.shortened(faces, pairs, 40) == (faces, pairs)
+
+
 # ---------------------------------------------------------------- numbers and claims
 
 

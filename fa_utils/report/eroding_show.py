@@ -78,10 +78,13 @@ def thresholds_table(thresholds: pd.DataFrame, true_far: dict[str, float]) -> Ta
 # ---------------------------------------------------------------- tables of hit rates
 
 
-def mean_table(table: str, published: pd.DataFrame, live: pd.DataFrame, *, far: str = "1e-3", variants=tuple(VARIANTS)) -> Table:
-    """Attacks by what is done to the surrogate, averaged over the networks that judge."""
-    parts = [_means(frame, table, far, variants) for frame in (published, live)]
-    caption = f"{table}. Mean hit rate over the networks that judge, at {WORDS[far]}; the paper's threshold is not stated."
+def mean_table(
+    table: str, published: pd.DataFrame, live: pd.DataFrame, *, far: str = "1e-3", variants=tuple(VARIANTS), source: str = ""
+) -> Table:
+    """Attacks by what is done to the surrogate, averaged over the networks that judge; ``source`` picks one of several surrogates."""
+    parts = [_means(frame[frame["source"] == source] if source else frame, table, far, variants) for frame in (published, live)]
+    surrogate = f"{table}, from {source}" if source else table
+    caption = f"{surrogate}. Mean hit rate over the networks that judge, at {WORDS[far]}; the paper's threshold is not stated."
     beside = "similarity" if far == "1e-3" else None
     return three_columns(_paper_means(table, variants), *parts, index="attack", columns="variant", beside=beside, caption=caption)
 
@@ -210,6 +213,18 @@ def differences_table(rows: pd.DataFrame, claim: int, *, caption: str) -> Table:
                 line[head] = f"{row['value']:+.{digits}f} [{row['ci_low']:+.{digits}f}, {row['ci_high']:+.{digits}f}]"
         lines.append(line)
     return plain_table(pd.DataFrame(lines), caption=caption)
+
+
+def gains_table(rows: pd.DataFrame, claim: int, versus: str, *, caption: str) -> Table:
+    """What GE(d) adds to ``versus`` in hit rate, in points: attacks by surrogates. For a run with several surrogates."""
+    compared = {f"{base}{RESIDUAL} minus {base}{versus}": base for base in eroding.BASES}
+    part = rows[(rows["table"] == f"claim {claim}") & (rows["target"] == "mean") & (rows["metric"] == "hit_rate_difference")]
+    part = part[part["method"].isin(compared)]
+    lines: dict[str, dict] = {}
+    for row in part.to_dict("records"):
+        line = lines.setdefault(row["method"], {"attack": compared[row["method"]]})
+        line[row["source"]] = f"{row['value']:+.1f} [{row['ci_low']:+.1f}, {row['ci_high']:+.1f}]"
+    return plain_table(pd.DataFrame(lines.values()), caption=caption)
 
 
 def significance_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:

@@ -26,6 +26,22 @@ FILTERS: dict[str, Callable | None] = {
 TRAINED = "Adversarial Training"
 
 
+def shortened(faces: FaceSet, pairs: Pairs, most: int) -> tuple[FaceSet, Pairs]:
+    """About ``most`` pairs of a protocol, the first of each kind in each fold, and the pictures that they name.
+
+    All of it where it has no more. Each fold keeps at least one pair of each kind that it has.
+    """
+    if len(pairs) <= most:
+        return faces, pairs
+    table = pd.DataFrame({"fold": pairs.fold, "same": pairs.same})
+    number = table.groupby(["fold", "same"]).cumcount()
+    each = max(1, most // len(table.drop_duplicates()))
+    kept = pairs.take(np.flatnonzero(number < each))
+    pictures = np.union1d(kept.a, kept.b)
+    a, b = (np.searchsorted(pictures, side) for side in (kept.a, kept.b))
+    return faces.subset(pictures), Pairs(a, b, kept.same, kept.fold)
+
+
 def filtered(faces: FaceSet, defense: str, *, chunk: int = 500) -> FaceSet:
     """The pictures after a defense that acts on pictures, as uint8."""
     if FILTERS[defense] is None:
