@@ -30,6 +30,7 @@ from fa_utils.models.onnx import export_onnx
 from fa_utils.models.registry import Entry, RegistryError, register_network, registered
 from fa_utils.models.weights import WeightsError, file_sha256
 from fa_utils.models.zoo import zoo_table
+from fa_utils.report.dfanet import PAPER_DROP, drop_rate
 from fa_utils.report.scores import measure_networks, thresholds_of
 
 REAL = Path("/work/shared/real/networks")
@@ -90,6 +91,11 @@ def test_registering_and_using_a_checkpoint(file):
     assert encoder.channels == "bgr" and encoder.std.item() == 0.25
     assert encoder(pictures()).shape == (4, 32)
     assert open_network("my-mobile") is encoder
+
+
+def test_the_drop_rate_of_a_registered_network_is_that_of_its_layout(file):
+    register_network("quick", file.parent / "mobile.pth", layout="mobile")
+    assert (drop_rate("quick"), drop_rate("slow")) == (PAPER_DROP["mobile"], 0.1)
 
 
 def test_registered_networks_attack_and_judge_also_as_black_boxes(file):

@@ -12,6 +12,7 @@ import pandas as pd
 from fa_utils.attacks import Attack, FeatureDropout, preset
 from fa_utils.attacks.transfer import BLACK_BOX, Study, Trial, network_name, open_network, split_addresses
 from fa_utils.models.recipes import RECIPES
+from fa_utils.models.registry import find
 from fa_utils.report.claims import Claim, Evidence, claim_all_positive, claim_every, claim_printed
 from fa_utils.report.results import paper_table, result_row
 from fa_utils.report.scores import (
@@ -128,10 +129,13 @@ def make_cast(networks: str = "zoo", *, per_table: int = 4) -> Cast:
 
 
 def drop_rate(address: str) -> float:
-    """The paper's drop rate for this kind of network; 0.1, its rate for residual networks, for unknown ones."""
-    name = network_name(address)
-    layout = RECIPES[name].layout if name in RECIPES else name.split("-")[0].split("_")[0]
-    return PAPER_DROP.get("mobile" if layout.startswith("mobile") else layout, 0.1)
+    """The paper's drop rate for this kind of network; 0.1, its rate for residual networks, for unknown ones.
+
+    The kind is the layout's, in the zoo and where a network was registered with one; else the name's beginning.
+    """
+    name, entry = network_name(address), find(address)
+    layout = RECIPES[name].layout if name in RECIPES else (entry and entry.layout) or name
+    return next((rate for kind, rate in PAPER_DROP.items() if layout.startswith(kind)), 0.1)
 
 
 # ---------------------------------------------------------------- the trials of each section
