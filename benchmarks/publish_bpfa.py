@@ -10,18 +10,15 @@ data/results before all is done. Only numbers are written, never a picture.
 
 import argparse
 import dataclasses
-import shlex
-import sys
-from pathlib import Path
 
 from fa_utils.attacks.transfer import open_network, run_trials
 from fa_utils.data import dataset_name, load_benchmark
 from fa_utils.memory import keep_freed_memory
-from fa_utils.paths import RESULTS
 from fa_utils.report import bpfa, bpfa_probes
 from fa_utils.report.bpfa_pairs import BENCHMARKS, FIRST, Pools, procedural_pools, real_pools
-from fa_utils.report.results import provenance, write_results
+from fa_utils.report.results import write_results
 from fa_utils.report.scores import measure_networks, score, thresholds_of
+from publishing import made_by, make_parser, result_path
 
 NEEDED = {  # section beside the tables of transfer -> the methods that it compares with
     "eta": {"FMDN"},
@@ -61,18 +58,8 @@ def main() -> None:
     budget = dataclasses.replace(budget, etas=bpfa.calibrated(rows))
     print("eta:", dict(budget.etas), flush=True)
     rows += study_rows(cast, budget, thresholds, options, pools, engine)
-    shared = provenance(
-        faces=name,
-        networks="zoo" if options.networks == "zoo" else "onnx",
-        profile=options.profile,
-        seeds=budget.seeds,
-        eps=budget.eps,
-        steps=budget.steps,
-        device=options.device,
-        command=shlex.join(["python", "benchmarks/publish_bpfa.py", *sys.argv[1:]]),
-    )
-    path = options.out or RESULTS / f"5-bpfa-{name}.csv"
-    print(write_results(rows, path, chapter=bpfa.CHAPTER, **shared))
+    shared = made_by(options, seeds=budget.seeds, eps=budget.eps, steps=budget.steps)
+    print(write_results(rows, result_path(options, bpfa.PAPER), chapter=bpfa.CHAPTER, **shared))
 
 
 def eta_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, pools: Pools, engine: dict) -> list[dict]:
@@ -139,9 +126,8 @@ def dodging_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, pools: Pools,
 
 
 def parse(arguments=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", default="procedural", help="procedural, or a folder of real faces, which are one benchmark")
-    parser.add_argument("--networks", default="zoo", help="zoo, addresses by commas (the first dodges, the second is audited), or a folder of ONNX files")
+    named = "zoo, addresses by commas (the first dodges, the second is audited), or a folder of ONNX files"
+    parser = make_parser(__doc__, faces="procedural, or a folder of real faces, which are one benchmark", networks=named)
     parser.add_argument("--pairs", type=int, default=20, help="of each benchmark")
     parser.add_argument("--calibration", type=int, default=16, help="pairs of other people that eta is calibrated on")
     parser.add_argument("--steps", type=int, default=100)
@@ -156,10 +142,6 @@ def parse(arguments=None) -> argparse.Namespace:
     parser.add_argument("--drop", type=float, help="one drop rate for all; the paper's by architecture unless given")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--people", type=int, default=None, help="of the procedural benchmark; all by default")
-    parser.add_argument("--out", type=Path, default=None, help="the file; one in data/results by default")
-    parser.add_argument("--profile", default="published", help="name of this size in the results")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--unit", type=int, default=25, help="images crafted at once")
     options = parser.parse_args(arguments)
     for section in options.sections:

@@ -8,19 +8,16 @@ data/results before all is done. Only numbers are written, never a picture.
 """
 
 import argparse
-import shlex
-import sys
-from pathlib import Path
 
 from fa_utils.attacks.rewrite import rewrite_benchmark
 from fa_utils.attacks.transfer import PairSet, benchmark_pairs, procedural_pairs, run_trials
 from fa_utils.data import FaceSet, Pairs, dataset_name, load_benchmark
 from fa_utils.memory import keep_freed_memory
 from fa_utils.models.recipes import RECIPES
-from fa_utils.paths import RESULTS
 from fa_utils.report import dfanet, talfw
-from fa_utils.report.results import provenance, result_row, write_results
+from fa_utils.report.results import result_row, write_results
 from fa_utils.report.scores import FAR_TEXT, join, measure_networks, score, thresholds_of
+from publishing import made_by, make_parser, result_path
 
 SECTIONS = ("transfer", "label", "rates", "ensembles", "audit", "talfw")
 
@@ -50,23 +47,14 @@ def main() -> None:
     if "talfw" in options.sections:
         small = benchmark if real else load_benchmark("lfw", identities=options.talfw_people)
         rows += talfw_rows(cast, budget, small, engine)
-    shared = provenance(
-        faces=dataset_name(options.faces),
-        networks="zoo" if options.networks == "zoo" else "onnx",
-        profile=options.profile,
-        seeds=budget.seeds,
-        eps=budget.eps,
-        steps=budget.steps,
-        device=options.device,
-        command=command(),
-    )
-    print(write_results(rows, options.out, chapter=dfanet.CHAPTER, **shared))
+    shared = made_by(options, seeds=budget.seeds, eps=budget.eps, steps=budget.steps)
+    print(write_results(rows, result_path(options, "3-dfanet"), chapter=dfanet.CHAPTER, **shared))
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faces", default="procedural", help="'procedural', or a folder of real faces")
-    parser.add_argument("--networks", default="zoo", help="'zoo', a folder of ONNX files, or files by commas")
+    parser = make_parser(
+        __doc__, faces="procedural, or a folder of real faces", networks="zoo, a folder of ONNX files, or files by commas"
+    )
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the random methods")
@@ -77,19 +65,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS[:-1]))
     parser.add_argument("--people", type=int, help="people of the procedural benchmark; all 1500 unless given")
     parser.add_argument("--talfw-people", type=int, default=200, help="people of the procedural TALFW")
-    parser.add_argument("--profile", default="published")
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--unit", type=int, default=20, help="pictures attacked at once")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="data/results/3-dfanet-FACES.csv unless given")
-    options = parser.parse_args()
-    kind = dataset_name(options.faces)
-    options.out = options.out or RESULTS / f"3-dfanet-{kind}.csv"
-    return options
-
-
-def command() -> str:
-    return shlex.join(["python", "benchmarks/publish_dfanet.py", *sys.argv[1:]])
+    return parser.parse_args()
 
 
 def network_rows(measured, benchmark: tuple[FaceSet, Pairs]) -> list[dict]:

@@ -8,17 +8,16 @@ data/results before all is done. Only numbers are written, never a picture.
 """
 
 import argparse
-import shlex
-import sys
 from dataclasses import replace
 
 from fa_utils.attacks.transfer import PairSet, benchmark_pairs, open_network, procedural_pairs, run_trials
 from fa_utils.data import dataset_name, load_benchmark, to_float
 from fa_utils.memory import keep_freed_memory
-from fa_utils.paths import CACHE, RESULTS
+from fa_utils.paths import CACHE
 from fa_utils.report import eroding, eroding_probes
-from fa_utils.report.results import provenance, write_results
+from fa_utils.report.results import write_results
 from fa_utils.report.scores import join, measure_networks, score, thresholds_of
+from publishing import made_by, make_parser, result_path
 
 SECTIONS = ("main", "single", "ensemble", "training", "service", "audit")
 
@@ -38,18 +37,8 @@ def main() -> None:
     pairs = benchmark_pairs(*benchmark, options.pairs) if real else procedural_pairs(options.pairs)
     engine["unit"] = options.unit
     rows = study_rows(options, cast, budget, pairs, benchmark, measured, thresholds, engine)
-    shared = provenance(
-        faces=dataset_name(options.faces),
-        networks="zoo" if options.networks == "zoo" else "onnx",
-        profile=options.profile,
-        seeds=budget.seeds,
-        eps=budget.eps,
-        steps=budget.steps,
-        device=options.device,
-        command=command(),
-    )
-    name = dataset_name(options.faces)
-    print(write_results(rows, RESULTS / f"4-gradient-eroding-{name}.csv", chapter=eroding.CHAPTER, **shared))
+    shared = made_by(options, seeds=budget.seeds, eps=budget.eps, steps=budget.steps)
+    print(write_results(rows, result_path(options, eroding.PAPER), chapter=eroding.CHAPTER, **shared))
 
 
 def study_rows(options, cast: eroding.Cast, budget, pairs: PairSet, benchmark, measured, thresholds, engine: dict) -> list[dict]:
@@ -86,14 +75,9 @@ def study_rows(options, cast: eroding.Cast, budget, pairs: PairSet, benchmark, m
     return rows
 
 
-def command() -> str:
-    return shlex.join(["python", "benchmarks/publish_eroding.py", *sys.argv[1:]])
-
-
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", default="procedural", help="procedural, or a folder of real faces")
-    parser.add_argument("--networks", default="zoo", help="zoo, ONNX files by commas (the first is the main surrogate), or their folder")
+    named = "zoo, ONNX files by commas (the first is the main surrogate), or their folder"
+    parser = make_parser(__doc__, faces="procedural, or a folder of real faces", networks=named)
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--step-size", type=float, default=1.0, help="in gray levels")
@@ -103,9 +87,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gallery", type=int, default=200, help="people that are enrolled")
     parser.add_argument("--every-source", action="store_true", help="Tables I and II from every surrogate of Fig. 2, not the first only")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--profile", default="published", help="name of this size in the results")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--unit", type=int, default=25, help="images crafted at once")
     return parser.parse_args()
 

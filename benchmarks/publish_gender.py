@@ -9,19 +9,15 @@ a picture.
 """
 
 import argparse
-import shlex
-import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 
 from fa_utils.attacks.craft import run_grid
-from fa_utils.data import dataset_name
 from fa_utils.memory import keep_freed_memory
-from fa_utils.paths import RESULTS
 from fa_utils.report import gender, gender_classifiers, gender_faces, gender_probes, gender_verification
-from fa_utils.report.results import provenance, write_results
+from fa_utils.report.results import write_results
+from publishing import made_by, make_parser, result_path
 
 
 def main() -> None:
@@ -60,18 +56,8 @@ def main() -> None:
     for record in run_grid(specs, gender_verification.backbone_rows, workers=options.workers):
         rows += record["rows"]
     tell("verified")
-    kind = dataset_name(options.faces)
-    shared = provenance(
-        faces=kind,
-        networks="zoo" if options.networks == "zoo" else "onnx",
-        profile=options.profile,
-        seeds=options.seed,
-        eps=max(backbone.ball for backbone in cast.values()),
-        steps=1,
-        device=options.device,
-        command=shlex.join(["python", "benchmarks/publish_gender.py", *sys.argv[1:]]),
-    )
-    print(write_results(rows, options.out or RESULTS / f"1-gender-transfer-{kind}.csv", chapter=gender.CHAPTER, **shared))
+    shared = made_by(options, seeds=options.seed, eps=max(backbone.ball for backbone in cast.values()), steps=1)
+    print(write_results(rows, result_path(options, gender.PAPER), chapter=gender.CHAPTER, **shared))
 
 
 def tell(stage: str, rows: list[dict] = ()) -> None:
@@ -119,9 +105,8 @@ def classifier_rows(backbone, defenses: dict, held: dict, options) -> list[dict]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", default="procedural", help="procedural, or a folder of real faces with gender labels")
-    parser.add_argument("--networks", default="zoo", help="zoo, or face networks by commas, which judge both backbones")
+    named = "zoo, or face networks by commas, which judge both backbones"
+    parser = make_parser(__doc__, faces="procedural, or a folder of real faces with gender labels", networks=named)
     parser.add_argument("--classifier-epochs", type=int, default=gender_classifiers.EPOCHS, help="of the classifiers of real faces")
     parser.add_argument("--identities", type=int, default=150, help="people of part B, at most")
     parser.add_argument("--pictures", type=int, default=15, help="of each")
@@ -136,10 +121,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the denoisers")
     parser.add_argument("--most", type=int, default=8000, help="pictures that a denoiser learns from, at most")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile", default="published", help="name of this size in the results")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="data/results/1-gender-transfer-FACES.csv unless given")
     return parser.parse_args()
 
 

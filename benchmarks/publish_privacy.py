@@ -9,16 +9,12 @@ are written, never a picture.
 """
 
 import argparse
-import shlex
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 
-from fa_utils.data import dataset_name
 from fa_utils.memory import keep_freed_memory
-from fa_utils.paths import RESULTS
 from fa_utils.report import privacy, privacy_probes
 from fa_utils.report.privacy_cases import (
     ATTACKS,
@@ -33,13 +29,14 @@ from fa_utils.report.privacy_cases import (
     sweep_attacks,
     whole_attacks,
 )
-from fa_utils.report.results import provenance, read_results, results_frame, write_results
+from fa_utils.report.results import read_results, results_frame, write_results
+from publishing import made_by, make_parser, result_path
 
 
 def main() -> None:
     keep_freed_memory()
     options = parse()
-    path = Path(options.out) if options.out else RESULTS / f"2-mi-privacy-{dataset_name(options.faces)}.csv"
+    path = result_path(options, privacy.PAPER)
     for extractor in options.extractor:
         frame = publish(extractor, options)
         print(write_results(beside_others(frame, path), path), flush=True)
@@ -64,16 +61,7 @@ def publish(extractor: str, options) -> pd.DataFrame:
     )
     print(plan.networks, flush=True)
     rows = study_rows(plan, options.levels)
-    shared = provenance(
-        faces=dataset_name(options.faces),
-        networks=plan.networks,
-        profile=options.profile,
-        seeds=plan.seed,
-        eps=DEFAULT[-1],
-        steps=1,
-        device=options.device,
-        command=shlex.join(["python", "benchmarks/publish_privacy.py", *sys.argv[1:]]),
-    )
+    shared = made_by(options, networks=plan.networks, seeds=plan.seed, eps=DEFAULT[-1], steps=1)
     frame = results_frame(rows, chapter=privacy.CHAPTER, **shared)
     for claim in privacy.make_claims(frame, None):
         print(claim.number, claim.published and (claim.published.verdict, claim.published.detail), flush=True)
@@ -127,10 +115,9 @@ def study_rows(plan: Plan, levels: int) -> list[dict]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", default="procedural", help="procedural, or real faces that have the label gender")
+    named = "others that read the attacked pictures: zoo, or addresses by commas"
+    parser = make_parser(__doc__, faces="procedural, or real faces that have the label gender", networks=named)
     parser.add_argument("--extractor", nargs="+", default=[Plan().extractor], help="one or more, a study of each")
-    parser.add_argument("--networks", default="zoo", help="others that read the attacked pictures: zoo, or addresses by commas")
     parser.add_argument("--people", type=int, default=None, help="of each benchmark; all by default")
     parser.add_argument("--images", type=int, default=1500, help="of the balanced sets, at most")
     parser.add_argument("--iterations", type=int, default=15000, help="of the estimator")
@@ -140,10 +127,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=10, help="of the verification protocol")
     parser.add_argument("--pace", type=int, default=1, help="published elimination steps that are taken at once")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile", default="published", help="name of this size in the results")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", default=None, help="another file for the results")
     return parser.parse_args()
 
 

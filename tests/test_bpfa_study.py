@@ -1,7 +1,7 @@
 """Chapter 5's study: who plays which part, what is run, and how claims follow from numbers."""
 
 import dataclasses
-import importlib.util
+import importlib
 
 import numpy as np
 import pandas as pd
@@ -484,11 +484,9 @@ def test_methods_that_were_not_run_are_left_out(cast):
 
 @pytest.fixture(scope="module")
 def publish():
-    path = ROOT / "benchmarks" / "publish_bpfa.py"
-    found = importlib.util.spec_from_file_location("publish_bpfa", path)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        return importlib.import_module("publish_bpfa")
 
 
 def test_a_section_needs_the_methods_that_it_compares_with(publish, capsys):
