@@ -13,10 +13,10 @@ from fa_utils.data import FaceSet
 from fa_utils.models.iresnet import SumUnit
 from fa_utils.models.onnx import BlackBox
 from fa_utils.models.recipes import ERODING_LIBRARY, RECIPES
-from fa_utils.report import eroding, eroding_probes
+from fa_utils.report import eroding, eroding_probes, eroding_show
 from fa_utils.report.claims import FAILS, HOLDS, UNDECIDED
 from fa_utils.report.eroding import BASES, GHOST, METHODS, OURS, RESIDUAL, SKIP, Budget, make_cast
-from fa_utils.report.results import results_frame
+from fa_utils.report.results import read_results, results_frame
 from fa_utils.report.scores import significant
 
 PAIRS = 60
@@ -250,3 +250,16 @@ def test_identification_finds_the_most_similar_and_counts_queries():
 def test_the_cells_of_every_attack_are_in_the_study(cast, budget):
     methods = {trial.method for trial in eroding.main_trials(cast, budget)}
     assert methods == {base + variant for base in BASES for variant in ("", GHOST, SKIP, RESIDUAL)} | {OURS, OURS + RESIDUAL}
+
+
+def test_tables_of_a_run_with_several_surrogates():
+    rows = read_results(chapter=eroding.CHAPTER)
+    rows = rows[(rows["faces"] == "lfw") & (rows["target"] == "mean") & (rows["far"] == "1e-3")]
+    surrogates = list(rows.loc[rows["table"] == "Table II", "source"].unique())
+    table = eroding_show.surrogates_table(rows, caption="").frame.set_index(["attack", "surrogate with"])
+    assert list(table.columns) == ["paper", *surrogates] and len(table) == 4 * len(eroding.BASES) + 2
+    gains = eroding_show.gains_table(rows, 3, eroding.GHOST, caption="").frame.set_index("attack")
+    assert list(gains.columns) == surrogates and list(gains.index) == list(eroding.BASES)
+    for name in surrogates:  # the difference of the means is the mean of the differences
+        eroded, ghost = (float(table.at[("DI", variant), name].split()[0]) for variant in ("GE(d)", "Ghost"))
+        assert float(gains.at["DI", name].split()[0]) == pytest.approx(eroded - ghost, abs=0.11)
