@@ -44,7 +44,8 @@ def main() -> None:
 def study_rows(options, cast: eroding.Cast, budget, pairs: PairSet, benchmark, measured, thresholds, engine: dict) -> list[dict]:
     """The rows of the chosen sections; the differences behind the claims are taken from all of them together."""
     chosen, surrogate = options.sections, open_network(cast.main, options.device)
-    casts = [replace(cast, main=name) for name in (cast.singles if options.every_source else (cast.main,))]
+    mains = dict.fromkeys((cast.main, *(cast.singles if options.every_source else ())))
+    casts = [replace(cast, main=name) for name in mains]
     trials = [trial for turned in casts for trial in eroding.main_trials(turned, budget)]
     trials += eroding.white_box_trials(cast, budget) if "training" in chosen else []
     if "single" in chosen and not options.every_source:  # which are among the main ones otherwise
@@ -63,7 +64,7 @@ def study_rows(options, cast: eroding.Cast, budget, pairs: PairSet, benchmark, m
         gallery = eroding_probes.enrolled(pairs, people=options.gallery)
         how = {"device": options.device, "unit": options.unit, "checkpoint": CACHE / "attacks"}
         rows += eroding_probes.identification_rows(cast, budget, pairs, gallery, **how)
-    rows += eroding.effects(study, thresholds, cast, budget, mains=[turned.main for turned in casts])
+    rows += eroding.effects(study, thresholds, cast, budget, mains=tuple(mains))
     if "audit" in chosen:
         ghosts = eroding_probes.ghost_rows(surrogate, benchmark)
         spread = eroding_probes.calibrated_spread(ghosts)
@@ -85,7 +86,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--people", type=int, default=None, help="of the procedural benchmark; all by default")
     parser.add_argument("--gallery", type=int, default=200, help="people that are enrolled")
-    parser.add_argument("--every-source", action="store_true", help="Tables I and II from every surrogate of Fig. 2, not the first only")
+    parser.add_argument("--every-source", action="store_true", help="Tables I and II from every surrogate of Fig. 2, too, not the main one only")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--unit", type=int, default=25, help="images crafted at once")
     return parser.parse_args()

@@ -1,6 +1,7 @@
 """The parts of chapter 5: beneficial perturbations, spectrum copies, Nesterov's look-ahead, variance tuning."""
 
 import dataclasses
+import functools
 from contextlib import contextmanager
 
 import pytest
@@ -345,6 +346,21 @@ def test_rectifiers_that_may_be_written_over_are_torchs_to_the_bit(layout, monke
     assert not any("forward" in vars(module) for module in network.modules())
     monkeypatch.setattr(beneficial, "_rewritable_forward", replaced.append)  # returns None: torch's own rectifiers
     assert torch.equal(lean, run(network, *pair)) and replaced
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("rectifier", [nn.ReLU, functools.partial(nn.LeakyReLU, 0.2)])
+def test_rectifiers_of_any_kind_are_perturbed_without_another_map(rectifier, inplace, pair, monkeypatch):
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3), rectifier(inplace=inplace), nn.Conv2d(8, 8, 3), rectifier(inplace=inplace), nn.AdaptiveAvgPool2d(1)
+    )
+    network = FaceEncoder(body.append(nn.Flatten()), name="any", input_size=SIZE).double()
+    run = attack(steps=4, surrogate=[BeneficialPerturbation(0.05, "activation")])
+    lean = run(network, *pair)
+    with beneficial._rewritable(body) as found:
+        assert len(found) == 2
+    monkeypatch.setattr(beneficial, "_rewritable_forward", lambda module: None)  # torch's own, and another map
+    assert torch.equal(lean, run(network, *pair)) and not torch.equal(lean, attack(steps=4)(network, *pair))
 
 
 def test_squeeze_and_excitation_is_among_the_convolutions_and_layers_can_be_named():
