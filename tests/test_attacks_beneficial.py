@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
@@ -28,12 +28,13 @@ from fa_utils.attacks import (
     SpectrumCopies,
     SurrogateState,
     VarianceTuning,
-    beneficial,
     engine,
     preset,
+    signs,
 )
 from fa_utils.attacks.beneficial import DIRECTIONS
 from fa_utils.attacks.spectrum import dct_matrix
+from fa_utils.memory import peak_bytes
 from fa_utils.models.backbones import build_backbone
 from fa_utils.models.encoder import FaceEncoder
 from fa_utils.models.onnx import export_onnx, onnx_encoder
@@ -223,6 +224,7 @@ MIXED = {
     "spectrum, at the picture": {"inputs": [SpectrumCopies(3, gradient="input")]},
     "nesterov": {"gradient": [Nesterov()], "inputs": [ScaleCopies(3)]},
     "variance": {"gradient": [VarianceTuning(3), Momentum()], "surrogate": [BPFA], "inputs": [NoiseCopies(2)]},
+    "masked": {"surrogate": [FeatureDropout(0.1, target="clean"), BPFA], "inputs": [NoiseCopies(3)]},
 }
 
 
@@ -258,19 +260,43 @@ def test_an_ensemble_has_a_state_for_each_network(encoder, pair):
     assert same_share(both, attack(surrogate=[BPFA])(encoder, *pair)) > 0.999
 
 
-def test_copies_that_wait_keep_a_byte_an_entry(encoder, pair):
-    with BPFA.attach(encoder, scope_of(pair[0])) as state:
+def test_of_a_gradient_its_signs_are_kept_until_they_are_used(encoder, pair):
+    layer, outputs = "backbone.stem", []
+    with BeneficialPerturbation(0.05, names=layer).attach(encoder, scope_of(pair[0])) as state:
         state.enabled = True
-        for first in range(2):
-            state.begin_pass(1, first)
+        assert state.signs() == {}
+        with hook_on(encoder.get_submodule(layer), outputs.append):
             leaf = pair[0].clone().requires_grad_()
-            torch.autograd.grad(encoder(leaf).sum(), leaf)
-        kinds = {copy: {g.dtype for (_, c), g in state.gradients.items() if c == copy} for copy in (0, 1)}
-        assert kinds == {0: {torch.int8}, 1: {torch.float64}}
-        state.begin_pass(2)
-        leaf = torch.cat([pair[0], pair[0]]).requires_grad_()
+            _, gradient = torch.autograd.grad(encoder(leaf).square().sum(), [leaf, *outputs])
+        kept = state.signs()
+        assert kept.keys() == {layer} and kept[layer].dtype == torch.int8
+        assert torch.equal(kept[layer], gradient.sign())
+        state.begin_pass(1)
         encoder(leaf)
-        assert not state.gradients  # all of them used, and let go of
+        assert state.signs() == {}
+
+
+@contextmanager
+def hook_on(module, call):
+    handle = module.register_forward_hook(lambda module, inputs, output: call(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("layers", ["convolution", "normalization", "activation"])
+@pytest.mark.parametrize("layout", ["mobile", "incres"])
+def test_the_peak_of_memory_is_the_plain_attacks(layout, layers):
+    """At most 5% above it; what tensors take is counted, so it is the same on each machine."""
+    torch.manual_seed(0)
+    network = FaceEncoder(build_backbone(layout), name=layout, input_size=56)
+    pair = [pictures(4, seed, size=56, dtype=torch.float32) for seed in (1, 2)]
+    plain, perturbed = (
+        peak_bytes(lambda parts=parts: attack(steps=3, surrogate=parts)(network, *pair))
+        for parts in ([], [BeneficialPerturbation(0.01, layers)])
+    )
+    assert perturbed < 1.05 * plain
 
 
 # ---------------------------------------------------------------- composition
@@ -336,31 +362,51 @@ def test_every_layout_and_kind_of_layer(layout, layers):
     assert hooks_of(network) == 0
 
 
+@contextmanager
+def watched(network):
+    """A hook on every module: then BPFA hooks them, too, with torch's own rectifiers and a copy of what they put out."""
+    with ExitStack() as stack:
+        for module in network.modules():
+            stack.enter_context(hook_on(module, lambda output: None))
+        yield
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("layers", ["convolution", "normalization", "activation"])
 @pytest.mark.parametrize("layout", ["ires", "incres", "resnet50"])
-def test_rectifiers_that_may_be_written_over_are_torchs_to_the_bit(layout, monkeypatch):
+def test_what_is_quick_is_torchs_to_the_bit(layout, layers, copies, monkeypatch):
     torch.manual_seed(0)
     network = FaceEncoder(build_backbone(layout), name=layout, input_size=56)
     pair = pictures(2, 1, size=56, dtype=torch.float32), pictures(2, 2, size=56, dtype=torch.float32)
-    run = attack(steps=3, surrogate=[BeneficialPerturbation(0.01, "activation")])
-    lean, replaced = run(network, *pair), []
-    assert not any("forward" in vars(module) for module in network.modules())
-    monkeypatch.setattr(beneficial, "_rewritable_forward", replaced.append)  # returns None: torch's own rectifiers
-    assert torch.equal(lean, run(network, *pair)) and replaced
+    parts = {"steps": 3, "inputs": [NoiseCopies(copies)] if copies > 1 else []}
+    run = attack(surrogate=[BeneficialPerturbation(0.01, layers)], **parts)
+    quick = run(network, *pair)
+    assert not torch.equal(quick, attack(**parts)(network, *pair))
+    monkeypatch.setattr(signs, "_is_packable", lambda like: False)
+    with watched(network):
+        assert torch.equal(quick, run(network, *pair))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("inplace", [True, False])
 @pytest.mark.parametrize("rectifier", [nn.ReLU, functools.partial(nn.LeakyReLU, 0.2)])
-def test_rectifiers_of_any_kind_are_perturbed_without_another_map(rectifier, inplace, pair, monkeypatch):
+def test_rectifiers_of_any_kind_are_perturbed_without_another_map(rectifier, inplace, dtype):
+    torch.manual_seed(0)
     body = nn.Sequential(
         nn.Conv2d(3, 8, 3), rectifier(inplace=inplace), nn.Conv2d(8, 8, 3), rectifier(inplace=inplace), nn.AdaptiveAvgPool2d(1)
     )
-    network = FaceEncoder(body.append(nn.Flatten()), name="any", input_size=SIZE).double()
+    network = FaceEncoder(body.append(nn.Flatten()), name="any", input_size=SIZE).to(dtype)
+    pair = pictures(COUNT, 1, dtype=dtype), pictures(COUNT, 2, dtype=dtype)
     run = attack(steps=4, surrogate=[BeneficialPerturbation(0.05, "activation")])
-    lean = run(network, *pair)
-    with beneficial._rewritable(body) as found:
-        assert len(found) == 2
-    monkeypatch.setattr(beneficial, "_rewritable_forward", lambda module: None)  # torch's own, and another map
-    assert torch.equal(lean, run(network, *pair)) and not torch.equal(lean, attack(steps=4)(network, *pair))
+    lean, peak = run(network, *pair), peak_bytes(lambda: run(network, *pair))
+    with watched(network):
+        assert torch.equal(lean, run(network, *pair)) and peak < peak_bytes(lambda: run(network, *pair))
+    assert not torch.equal(lean, attack(steps=4)(network, *pair))
+
+
+def test_two_parts_on_the_same_layers_add_up(encoder, pair):
+    two = attack(surrogate=[BeneficialPerturbation(0.02), BeneficialPerturbation(0.03)])(encoder, *pair)
+    assert same_share(two, attack(surrogate=[BPFA])(encoder, *pair)) > 0.999
 
 
 def test_squeeze_and_excitation_is_among_the_convolutions_and_layers_can_be_named():

@@ -8,17 +8,16 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from fa_utils.attacks.engine import Scope, SurrogateState
 from fa_utils.attacks.eroding import hooked
+from fa_utils.attacks.signs import Signs, laid_out, room_for_signs
 from fa_utils.models.inception_resnet import BasicConv
 
 LAYERS = ("convolution", "normalization", "activation")
@@ -30,58 +29,6 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.Si
 
 # Layers whose backward does not read their output: it is perturbed in place, and no map is kept twice.
 REWRITABLE = (nn.Conv2d, nn.BatchNorm2d, nn.PReLU)
-
-
-def _pack_nonzero(values: Tensor) -> tuple[torch.dtype, Tensor]:
-    """Where values are not zero, a byte an entry.
-
-    To booleans and viewed as bytes: on the CPU several times faster than a comparison, and than widening booleans.
-    """
-    return values.dtype, values.to(torch.bool).view(torch.uint8)
-
-
-def _pack_positive(values: Tensor) -> tuple[torch.dtype, Tensor]:
-    return _pack_nonzero(values.relu())
-
-
-def _unpack(packed: tuple[torch.dtype, Tensor]) -> Tensor:
-    dtype, ones = packed
-    return ones.to(dtype)
-
-
-def _rewritable_forward(module: nn.Module):
-    """The layer's forward pass, after which its output may be written over; None for layers that are no rectifiers.
-
-    Autograd keeps ones and zeros for the values: whether they are positive is all that the backward reads of them.
-    """
-    before, rectify, pack = None, type(module).forward.__get__(module), _pack_nonzero
-    if isinstance(module, BasicConv):
-        before, rectify = nn.Sequential(module.conv, module.bn), Tensor.relu_
-    elif isinstance(module, nn.LeakyReLU) and module.negative_slope >= 0:
-        pack = _pack_positive
-    elif not isinstance(module, nn.ReLU):
-        return None
-
-    def forward(x: Tensor) -> Tensor:
-        if before is not None:
-            x = before(x)
-        with saved_tensors_hooks(pack, _unpack):
-            return rectify(x)
-
-    return forward
-
-
-@contextmanager
-def _rewritable(modules: Iterable[nn.Module]) -> Iterator[set[nn.Module]]:
-    """The rectifiers among the modules, whose output may be written over until the way out."""
-    forwards = {module: forward for module in modules if (forward := _rewritable_forward(module)) is not None}
-    try:
-        for module, forward in forwards.items():
-            module.forward = forward  # shadows the class's
-        yield set(forwards)
-    finally:
-        for module in forwards:
-            vars(module).pop("forward", None)
 
 
 @dataclass(frozen=True)
@@ -122,9 +69,9 @@ class BeneficialPerturbation:
     pass before left. After `FeatureDropout` in the list of surrogate parts the masked output is perturbed (item 3e),
     before it the output is perturbed and then masked.
 
-    A gradient is let go of as it is used, while the pass fills the memory, so the peak hardly rises. The backward of a
-    ReLU or LeakyReLU reads its own output, which then could not be perturbed in place: while the attack runs, autograd
-    keeps the signs for it, a byte an entry, with the same gradients to the bit.
+    Of a gradient only the signs are kept, a byte an entry, and let go of as they are used. The backward of a ReLU or
+    LeakyReLU reads its own output, which then could not be perturbed in place: while the attack runs it reads signs, too,
+    with the same gradients to the bit.
     """
 
     eta: float = 8e-4
@@ -152,9 +99,8 @@ class BeneficialPerturbation:
             yield SurrogateState()
             return
         modules = [module for _, module in layers]
-        with _rewritable(modules) as rewritable, hooked(modules) as hook:
-            state = _PerturbationState(self, scope, {module: name for name, module in layers}, rewritable)
-            hook(state.hook)
+        state = _PerturbationState(self, scope, {module: name for name, module in layers})
+        with _perturbing(state, modules):
             yield state
 
     def chosen(self, encoder: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -181,114 +127,65 @@ class BeneficialPerturbation:
         return chosen
 
 
-# A layer, and which call of it in this pass: a module may be used more than once.
-_Place = tuple[nn.Module, int]
-
-
 class _PerturbationState(SurrogateState):
-    """For each layer and each copy of the pictures, the gradient that the last backward pass left there."""
+    """The places that are perturbed: for each layer, each call of it in a pass, since a module may be used more than once."""
 
-    def __init__(
-        self, part: BeneficialPerturbation, scope: Scope, names: dict[nn.Module, str], rewritable: set[nn.Module]
-    ):
-        self.part, self.scope, self.names, self.rewritable = part, scope, names, rewritable
+    def __init__(self, part: BeneficialPerturbation, scope: Scope, names: dict[nn.Module, str]):
+        self.part, self.scope, self.names = part, scope, names
         self.batch = len(scope.keys)
         self.rehearsals = 1 if part.direction == "same" else 0
-        self.gradients: dict[tuple[_Place, int], Tensor] = {}
-        self.spreads: dict[tuple[_Place, int], Tensor] = {}
+        self.places: dict[nn.Module, list[_Place]] = {module: [] for module in names}
+        self.calls: dict[nn.Module, int] = defaultdict(int)
         self.streams: dict[int, list[torch.Generator]] = {}
         self.copies = range(1)
-        self.calls: dict[nn.Module, int] = defaultdict(int)
 
     def begin_pass(self, copies: int, first: int = 0) -> None:
         self.copies = range(first, first + copies)
         self.calls.clear()
         if self.part.direction == "same":
-            self.gradients.clear()
-        elif self.part.direction != "raw":
-            self._shrink()
+            for place in self._all_places():
+                place.drop()
 
-    def _shrink(self) -> None:
-        """Keep no more than signs, a byte each, of the copies that wait while others pass."""
-        for (place, copy), gradient in self.gradients.items():
-            if copy not in self.copies and gradient.is_floating_point():
-                self.gradients[place, copy] = gradient.sign().to(torch.int8)
-
-    def hook(self, module: nn.Module, inputs, output: Tensor) -> Tensor | None:
+    def perturbed(self, module: nn.Module, output: Tensor, rewritable: bool) -> Tensor:
         if not self.enabled or not output.requires_grad:
-            return None
-        place = (module, self.calls[module])
-        self.calls[module] += 1
-        # The perturbation is a constant to the gradient, so where it is added in place autograd need not see it.
-        plain = output.detach()
-        parts = self._by_copy(place, plain)
-        found = [self._take(place, copy, rows) for copy, rows in parts]
-        if isinstance(module, REWRITABLE) or module in self.rewritable:
-            for direction, (_, rows) in zip(found, parts, strict=True):
-                if direction is not None:
-                    rows.add_(direction, alpha=self.part.eta)
-        elif any(direction is not None for direction in found):
-            output = output.add(_joined(found, plain), alpha=self.part.eta)
-        output.register_hook(partial(self._keep, place))
+            return output
+        if not rewritable or output._is_view():  # autograd loses track of a view that is written over behind its back
+            output = output.clone()
+        place = self.next_place(module, output)
+        place.perturb(output)
+        output.register_hook(place.keep)
         return output
 
-    def _take(self, place: _Place, copy: int, rows: Tensor) -> Tensor | None:
-        """What is to be added to one copy's rows, up to eta; its gradient is let go of. None at the first step."""
-        if self.part.scale == "spread" and (place, copy) not in self.spreads:
-            self.spreads[place, copy] = _per_row(rows.flatten(1).std(1, correction=0), rows)
-        gradient = self.gradients.pop((place, copy), None)
-        if gradient is None:
-            return None
-        if gradient.shape != rows.shape:
-            raise self._changed_size(place, rows, f"{tuple(gradient.shape)}, as at the step before")
-        direction = self._direction(gradient, copy)
-        return direction * self.spreads[place, copy] if self.part.scale == "spread" else direction
+    def next_place(self, module: nn.Module, output: Tensor) -> "_Place":
+        call, places = self.calls[module], self.places[module]
+        self.calls[module] = call + 1
+        if call == len(places):
+            places.append(_Place(self, self.names[module], output.stride()))
+        return places[call]
 
-    def _keep(self, place: _Place, gradient: Tensor) -> None:
-        self.calls.clear()  # the forward pass is over
-        for copy, rows in self._by_copy(place, gradient):
-            self.gradients[place, copy] = rows
+    def signs(self) -> dict[str, Tensor]:
+        """What is kept for the next pass, by the name of the layer: int8, (B, C, H, W), of its first copy and call."""
+        return {places[0].name: signs for places in self.places.values() if places and (signs := places[0].signs()) is not None}
 
-    def _by_copy(self, place: _Place, rows: Tensor) -> list[tuple[int, Tensor]]:
+    def _all_places(self) -> Iterator["_Place"]:
+        return (place for places in self.places.values() for place in places)
+
+    def room(self, copy: int, rows: Tensor) -> "Signs | _Altered":
+        """Room for what one place keeps of one copy's gradient."""
+        if self.part.direction in ("own", "same") and self.part.scale == "absolute":
+            return room_for_signs(rows)
+        return _Altered(self, copy, rows)
+
+    def by_copy(self, place: "_Place", rows: Tensor) -> Iterable[tuple[int, Tensor]]:
         """The rows of each copy in this pass, with its number."""
         copies = len(self.copies)
-        if len(rows) != copies * self.batch:
-            raise self._changed_size(place, rows, f"{copies} x {self.batch} rows, copies times pictures")
+        if rows.shape[0] != copies * self.batch:
+            raise place.changed_size(rows, f"{copies} x {self.batch} rows, copies times pictures")
         if copies == 1:  # it is called at every layer, so this counts
-            return [(self.copies[0], rows)]
-        return list(zip(self.copies, rows.split(self.batch), strict=True))
+            return ((self.copies[0], rows),)
+        return zip(self.copies, rows.detach().split(self.batch), strict=True)
 
-    def _changed_size(self, place: _Place, rows: Tensor, expected: str) -> ValueError:
-        return ValueError(
-            f"layer {self.names[place[0]]!r} puts out {tuple(rows.shape)}, but there should be {expected}: "
-            "the batch and the size of the maps must not change during an attack with beneficial perturbations"
-        )
-
-    def _direction(self, gradient: Tensor, copy: int) -> Tensor:
-        """What the paper, or a control in its place, makes of a gradient."""
-        if self.part.direction == "raw":
-            return _at_norm(gradient, gradient.sign())
-        sign = _sign(gradient)
-        match self.part.direction:
-            case "other":
-                return sign.roll(-1, 0)
-            case "random":
-                return sign * self._drawn(copy, sign, lambda row, own: row.random_(0, 2, generator=own)).mul_(2).sub_(1)
-            case "gaussian":
-                return _at_norm(self._drawn(copy, sign, lambda row, own: row.normal_(generator=own)), sign)
-            case "shuffled":
-                order = torch.randperm(sign[0].numel(), generator=self._generators(copy)[0])
-                return sign.flatten(1)[:, order.to(sign.device)].view(sign.shape)
-        return sign
-
-    def _drawn(self, copy: int, like: Tensor, fill) -> Tensor:
-        """Random numbers in the shape of ``like``, each row from its image's own generator."""
-        out = torch.empty(like.shape, dtype=self.scope.source.dtype)
-        for row, generator in zip(out, self._generators(copy), strict=True):
-            fill(row, generator)
-        return out.to(like.device)
-
-    def _generators(self, copy: int) -> list[torch.Generator]:
+    def generators(self, copy: int) -> list[torch.Generator]:
         """A stream for each image and copy, so that it does not matter which copies pass together."""
         if copy not in self.streams:
             keys = ("all images",) if self.part.direction == "shuffled" else self.scope.keys
@@ -297,21 +194,146 @@ class _PerturbationState(SurrogateState):
         return self.streams[copy]
 
 
-def _joined(found: list[Tensor | None], like: Tensor) -> Tensor:
-    """The directions of all copies, one after the other as in the pass; zero where there is none."""
-    if len(found) == 1:
-        return found[0]
-    empty = like.new_zeros(len(like) // len(found), *like.shape[1:])
-    return torch.cat([empty if direction is None else direction for direction in found])
+class _Place:
+    """One call of one layer in a pass, with what the last backward pass left of the gradient there, copy by copy."""
+
+    def __init__(self, state: _PerturbationState, name: str, stride: tuple[int, ...]):
+        self.state, self.name, self.stride = state, name, stride
+        self.kept: dict[int, Signs | _Altered] = {}
+
+    def perturb(self, output: Tensor) -> None:
+        for copy, rows in self.state.by_copy(self, output):
+            kept = self.kept.get(copy)
+            if kept is None:
+                self.kept[copy] = self.state.room(copy, rows)
+            elif kept.shape != rows.shape:
+                raise self.changed_size(rows, f"{tuple(kept.shape)}, as at the step before")
+            else:
+                kept.add_to(rows, self.state.part.eta)
+
+    def keep(self, gradient: Tensor) -> Tensor:
+        self.state.calls.clear()  # the forward pass is over
+        gradient = laid_out(gradient, self.stride)  # once, here, for whoever reads it further down
+        for copy, rows in self.state.by_copy(self, gradient):
+            self.kept[copy].take(rows)
+        return gradient
+
+    def drop(self) -> None:
+        for kept in self.kept.values():
+            kept.drop()
+
+    def signs(self) -> Tensor | None:
+        return self.kept[min(self.kept)].tensor() if self.kept else None
+
+    def changed_size(self, rows: Tensor, expected: str) -> ValueError:
+        return ValueError(
+            f"layer {self.name!r} puts out {tuple(rows.shape)}, but there should be {expected}: "
+            "the batch and the size of the maps must not change during an attack with beneficial perturbations"
+        )
 
 
-def _sign(gradient: Tensor) -> Tensor:
-    """The sign of a gradient that nobody reads any more, written over it where no two entries share their memory.
+class _Altered:
+    """In the place of plain signs: what a control makes of the gradient, or signs on the scale of the layer."""
 
-    Layers that are summed share one gradient tensor; the sign of a sign is itself.
+    def __init__(self, state: _PerturbationState, copy: int, rows: Tensor):
+        self.state, self.direction, self.copy, self.shape = state, state.part.direction, copy, rows.shape
+        self.spread = _per_row(rows.detach().flatten(1).std(1, correction=0), rows) if state.part.scale == "spread" else 1
+        self.gradient: Tensor | None = None
+
+    def take(self, gradient: Tensor) -> None:
+        self.gradient = gradient if self.direction == "raw" else gradient.sign().to(torch.int8)
+
+    def add_to(self, rows: Tensor, size: float) -> None:
+        if self.gradient is not None:
+            rows.detach().add_(self._made_of(self.gradient) * self.spread, alpha=size)
+            self.drop()
+
+    def drop(self) -> None:
+        self.gradient = None
+
+    def tensor(self) -> Tensor | None:
+        return None if self.gradient is None else self.gradient.sign().to(torch.int8)
+
+    def _made_of(self, sign: Tensor) -> Tensor:
+        """Of the sign of a gradient; of the gradient itself if raw."""
+        match self.direction:
+            case "raw":
+                return _at_norm(sign, sign.sign())
+            case "other":
+                return sign.roll(-1, 0)
+            case "random":
+                return sign * self._drawn(sign, lambda row, own: row.random_(0, 2, generator=own)).mul_(2).sub_(1)
+            case "gaussian":
+                return _at_norm(self._drawn(sign, lambda row, own: row.normal_(generator=own)), sign)
+            case "shuffled":
+                order = torch.randperm(sign[0].numel(), generator=self.state.generators(self.copy)[0])
+                return sign.flatten(1)[:, order.to(sign.device)].view(sign.shape)
+        return sign
+
+    def _drawn(self, like: Tensor, fill) -> Tensor:
+        """Random numbers in the shape of ``like``, each row from its image's own generator."""
+        out = torch.empty(like.shape, dtype=self.state.scope.source.dtype)
+        for row, generator in zip(out, self.state.generators(self.copy), strict=True):
+            fill(row, generator)
+        return out.to(like.device)
+
+
+@contextmanager
+def _perturbing(state: _PerturbationState, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Perturb the output of each module until the way out.
+
+    By a forward pass in place of the module's own, which costs less than a forward hook; by a hook where others have
+    been there before, so that it comes after them.
     """
-    dense = gradient.is_contiguous() or gradient.is_contiguous(memory_format=torch.channels_last)
-    return gradient.sign_() if dense else gradient.sign()
+    alone = [module for module in modules if not module._forward_hooks and "forward" not in vars(module)]
+    others = [module for module in modules if module not in set(alone)]
+    try:
+        for module in alone:
+            module.forward = _perturbed_forward(state, module)  # shadows the class's
+        with hooked(others) as hook:
+            hook(lambda module, inputs, output: state.perturbed(module, output, isinstance(module, REWRITABLE)))
+            yield
+    finally:
+        for module in alone:
+            vars(module).pop("forward", None)
+
+
+def _perturbed_forward(state: _PerturbationState, module: nn.Module) -> Callable[[Tensor], Tensor]:
+    plain, before, slope = module.forward, None, 0.0
+    if isinstance(module, BasicConv):
+        before = nn.Sequential(module.conv, module.bn)
+    elif isinstance(module, nn.LeakyReLU) and module.negative_slope >= 0:
+        slope = module.negative_slope
+    elif not isinstance(module, nn.ReLU):
+        rewritable = isinstance(module, REWRITABLE)
+        return lambda x: state.perturbed(module, plain(x), rewritable)
+
+    def forward(x: Tensor) -> Tensor:
+        if not state.enabled or not x.requires_grad:
+            return plain(x)
+        if before is not None:
+            x = before(x)
+        elif not module.inplace:
+            x = x.clone()
+        return _PerturbedRectifier.apply(x, slope, state.next_place(module, x))
+
+    return forward
+
+
+class _PerturbedRectifier(torch.autograd.Function):
+    """A (leaky) ReLU in place whose output is perturbed in place, too: the backward does not read it, as torch's does."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, slope: float, place: _Place) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.slope, ctx.place, ctx.passed = slope, place, room_for_signs(x)
+        ctx.passed.rectify_(x, slope)
+        place.perturb(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.passed.rectified(ctx.place.keep(gradient), ctx.slope), None, None
 
 
 def _at_norm(values: Tensor, like: Tensor) -> Tensor:
