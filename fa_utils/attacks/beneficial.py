@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fa_utils.attacks.engine import Scope, SurrogateState
 from fa_utils.attacks.eroding import hooked
-from fa_utils.attacks.signs import Signs, laid_out, room_for_signs
+from fa_utils.attacks.signs import PackedSigns, Signs, laid_out, room_for_signs
 from fa_utils.models.inception_resnet import BasicConv
 
 LAYERS = ("convolution", "normalization", "activation")
@@ -200,6 +200,15 @@ class _Place:
     def __init__(self, state: _PerturbationState, name: str, stride: tuple[int, ...]):
         self.state, self.name, self.stride = state, name, stride
         self.kept: dict[int, Signs | _Altered] = {}
+        self.rectifier: PackedSigns | None = None
+
+    def room_for_rectifier(self, x: Tensor) -> Signs:
+        """Room for where a rectifier passed its input: the same at each step, if it is small."""
+        if self.rectifier is not None and self.rectifier.fits(x):
+            return self.rectifier
+        room = room_for_signs(x)
+        self.rectifier = room if isinstance(room, PackedSigns) else None
+        return room
 
     def perturb(self, output: Tensor) -> None:
         for copy, rows in self.state.by_copy(self, output):
@@ -241,7 +250,8 @@ class _Altered:
         self.gradient: Tensor | None = None
 
     def take(self, gradient: Tensor) -> None:
-        self.gradient = gradient if self.direction == "raw" else gradient.sign().to(torch.int8)
+        # A clone: behind this layer the gradient may be written over.
+        self.gradient = gradient.clone() if self.direction == "raw" else gradient.sign().to(torch.int8)
 
     def add_to(self, rows: Tensor, size: float) -> None:
         if self.gradient is not None:
@@ -296,25 +306,23 @@ def _perturbing(state: _PerturbationState, modules: Sequence[nn.Module]) -> Iter
     finally:
         for module in alone:
             vars(module).pop("forward", None)
+        state.places.clear()  # they refer to the state: at once, and not when Python looks for cycles
 
 
 def _perturbed_forward(state: _PerturbationState, module: nn.Module) -> Callable[[Tensor], Tensor]:
-    plain, before, slope = module.forward, None, 0.0
+    plain, slope = module.forward, 0.0
     if isinstance(module, BasicConv):
-        before = nn.Sequential(module.conv, module.bn)
-    elif isinstance(module, nn.LeakyReLU) and module.negative_slope >= 0:
-        slope = module.negative_slope
-    elif not isinstance(module, nn.ReLU):
+        before = lambda x: module.bn(module.conv(x))  # noqa: E731
+    elif isinstance(module, nn.ReLU) or isinstance(module, nn.LeakyReLU) and module.negative_slope >= 0:
+        before, slope = (lambda x: x) if module.inplace else torch.clone, getattr(module, "negative_slope", 0.0)
+    else:
         rewritable = isinstance(module, REWRITABLE)
         return lambda x: state.perturbed(module, plain(x), rewritable)
 
     def forward(x: Tensor) -> Tensor:
         if not state.enabled or not x.requires_grad:
             return plain(x)
-        if before is not None:
-            x = before(x)
-        elif not module.inplace:
-            x = x.clone()
+        x = before(x)
         return _PerturbedRectifier.apply(x, slope, state.next_place(module, x))
 
     return forward
@@ -326,14 +334,15 @@ class _PerturbedRectifier(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, slope: float, place: _Place) -> Tensor:
         ctx.mark_dirty(x)
-        ctx.slope, ctx.place, ctx.passed = slope, place, room_for_signs(x)
+        ctx.slope, ctx.place, ctx.passed = slope, place, place.room_for_rectifier(x)
         ctx.passed.rectify_(x, slope)
         place.perturb(x)
         return x
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.passed.rectified(ctx.place.keep(gradient), ctx.slope), None, None
+        kept = ctx.place.keep(gradient)
+        return ctx.passed.rectified(kept, ctx.slope, in_place=kept is not gradient), None, None
 
 
 def _at_norm(values: Tensor, like: Tensor) -> Tensor:

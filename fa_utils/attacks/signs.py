@@ -40,8 +40,11 @@ class ByteSigns:
         """A (leaky) ReLU in place, of which is kept where it passed its input."""
         self.take(torch.nn.functional.leaky_relu_(values, slope) if slope else values.relu_())
 
-    def rectified(self, gradient: Tensor, slope: float) -> Tensor:
-        """The gradient on the way back through that ReLU: times ``slope`` where it did not pass its input."""
+    def rectified(self, gradient: Tensor, slope: float, *, in_place: bool = False) -> Tensor:
+        """The gradient on the way back through that ReLU: times ``slope`` where it did not pass its input.
+
+        In place if nobody else reads that gradient.
+        """
         return torch.where(self.signs > 0, gradient, slope * gradient)
 
     def drop(self) -> None:
@@ -68,6 +71,10 @@ class PackedSigns:
         self.address, self.loops, self.there = self.masks.data_ptr(), _loops(), False
         self.parts = _parts(self.count)
 
+    def fits(self, values: Tensor) -> bool:
+        """Whether this is room for the signs of a tensor, in its layout."""
+        return values.shape == self.shape and values.stride() == self.stride
+
     def take(self, values: Tensor) -> None:
         values = laid_out(values, self.stride)  # by a name, so that it lives until the loop is through
         self._run(self.loops.sign, values.data_ptr())
@@ -86,9 +93,9 @@ class PackedSigns:
     def rectify_(self, values: Tensor, slope: float) -> None:
         self._run(self.loops.rectify, values.data_ptr(), slope)
 
-    def rectified(self, gradient: Tensor, slope: float) -> Tensor:
+    def rectified(self, gradient: Tensor, slope: float, *, in_place: bool = False) -> Tensor:
         gradient = laid_out(gradient, self.stride)
-        out = torch.empty_like(gradient)
+        out = gradient if in_place else torch.empty_like(gradient)
         self._run(self.loops.scale, gradient.data_ptr(), slope, out.data_ptr())
         return out
 
