@@ -1,22 +1,26 @@
 """Chapter 5's published numbers: calibrate eta, run the study at size and write data/results/5-bpfa-*.csv.
 
     python benchmarks/publish_bpfa.py --pairs 20 --steps 100 --spectra 3 --neighbors 2 --workers 1
+    python benchmarks/publish_bpfa.py --pairs 20 --only-cost
     python benchmarks/publish_bpfa.py --faces ../real --networks ../shared/real/networks --pairs 40 --calibration 12 --steps 50 \\
         --methods FIM MI DI DFANet FMD FMDN --sections eta dodging layers
 
 A run that was killed goes on where it was: finished attacks are kept in the cache. Nothing is written to
-data/results before all is done. Only numbers are written, never a picture.
+data/results before all is done. Only numbers are written, never a picture. With --only-cost nothing but memory and time
+is measured, at the eta of the file that is there, and takes the place of the file's; its other rows stay as they are.
 """
 
 import argparse
 import dataclasses
+
+import pandas as pd
 
 from fa_utils.attacks.transfer import open_network, run_trials
 from fa_utils.data import dataset_name, load_benchmark
 from fa_utils.memory import keep_freed_memory
 from fa_utils.report import bpfa, bpfa_probes
 from fa_utils.report.bpfa_pairs import BENCHMARKS, FIRST, Pools, procedural_pools, real_pools
-from fa_utils.report.results import write_results
+from fa_utils.report.results import read_results, write_results
 from fa_utils.report.scores import measure_networks, score, thresholds_of
 from publishing import made_by, make_parser, result_path
 
@@ -28,6 +32,7 @@ NEEDED = {  # section beside the tables of transfer -> the methods that it compa
     "loss": set(),
     "cost": set(),
 }
+COST = {"memory", "overhead", "cost"}  # what the section cost measures
 
 
 def main() -> None:
@@ -50,6 +55,11 @@ def main() -> None:
     how = {"calibration": options.calibration}
     pools = real_pools(*benchmark, options.pairs, **how) if real else procedural_pools(options.pairs, **how)
     print(pools.note, flush=True)
+    path = result_path(options, bpfa.PAPER)
+    shared = {"chapter": bpfa.CHAPTER, **made_by(options, seeds=budget.seeds, eps=budget.eps, steps=budget.steps)}
+    if options.only_cost:
+        print(write_results(with_new_cost(read_results(path), cast, budget, pools, options.device), path, **shared))
+        return
     measured = measure_networks(cast.networks, benchmark, **engine)
     thresholds = thresholds_of(measured, faces=name)
     print(measured.drop(columns="address").to_string(float_format="{:.4f}".format), flush=True)
@@ -58,8 +68,19 @@ def main() -> None:
     budget = dataclasses.replace(budget, etas=bpfa.calibrated(rows))
     print("eta:", dict(budget.etas), flush=True)
     rows += study_rows(cast, budget, thresholds, options, pools, engine)
-    shared = made_by(options, seeds=budget.seeds, eps=budget.eps, steps=budget.steps)
-    print(write_results(rows, result_path(options, bpfa.PAPER), chapter=bpfa.CHAPTER, **shared))
+    print(write_results(rows, path, **shared))
+
+
+def with_new_cost(published: pd.DataFrame, cast: bpfa.Cast, budget: bpfa.Budget, pools: Pools, device: str) -> list[dict]:
+    """Published rows, each with what it says of its making, but memory and time measured now."""
+    budget = dataclasses.replace(budget, etas=bpfa.calibrated(published.to_dict("records")))
+    others = published[~published["metric"].isin(COST)]
+    return others.to_dict("records") + cost_rows(cast, budget, pools, device)
+
+
+def cost_rows(cast: bpfa.Cast, budget: bpfa.Budget, pools: Pools, device: str) -> list[dict]:
+    rows = bpfa_probes.memory_rows(cast, budget, pools.first, device=device)
+    return rows + bpfa_probes.cost_rows(cast, budget, pools.first, count=20, rounds=6, device=device)
 
 
 def eta_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, pools: Pools, engine: dict) -> list[dict]:
@@ -97,8 +118,7 @@ def study_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, options, pools:
         encoder = open_network(cast.encoders[0], options.device)
         rows += bpfa_probes.loss_rows(encoder, pools.first, budget, count=options.pairs, etas=cast.etas)
     if "cost" in chosen:
-        rows += bpfa_probes.memory_rows(cast, budget, pools.first, device=options.device)
-        rows += bpfa_probes.cost_rows(cast, budget, pools.first, count=20, rounds=6, device=options.device)
+        rows += cost_rows(cast, budget, pools, options.device)
     return rows
 
 
@@ -135,6 +155,7 @@ def parse(arguments=None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", help="on the first benchmark, each with and without BPFA", **every)
     parser.add_argument("--second", nargs="*", help=f"methods on {' and '.join(set(BENCHMARKS) - {FIRST})}; with none only dodging", **every)
     parser.add_argument("--sections", nargs="*", choices=NEEDED, default=list(NEEDED), help="what is run beside the tables of transfer")
+    parser.add_argument("--only-cost", action="store_true", help="measure memory and time again for the file that is there")
     parser.add_argument("--step-size", type=float, default=1.0, help="in gray levels")
     parser.add_argument("--eps", type=float, default=10.0, help="in gray levels")
     parser.add_argument("--spectra", type=int, default=20, help="copies of SSA")
@@ -144,6 +165,8 @@ def parse(arguments=None) -> argparse.Namespace:
     parser.add_argument("--people", type=int, default=None, help="of the procedural benchmark; all by default")
     parser.add_argument("--unit", type=int, default=25, help="images crafted at once")
     options = parser.parse_args(arguments)
+    if options.only_cost and not (path := result_path(options, bpfa.PAPER)).exists():
+        parser.error(f"--only-cost renews the rows of a file, and there is no {path}")
     for section in options.sections:
         if missing := NEEDED[section] - set(options.methods):
             parser.error(f"--sections {section} compares with {' and '.join(sorted(missing))}; add it to --methods")

@@ -30,7 +30,7 @@ from fa_utils.report.bpfa_pairs import (
     slot,
 )
 from fa_utils.report.claims import FAILS, HOLDS, UNDECIDED
-from fa_utils.report.results import results_frame
+from fa_utils.report.results import read_results, result_row, results_frame, write_results
 from fa_utils.report.scores import score
 
 PAIRS = 60
@@ -495,3 +495,25 @@ def test_a_section_needs_the_methods_that_it_compares_with(publish, capsys):
     with pytest.raises(SystemExit):
         publish.parse(["--methods", "FIM", "MI", "--sections", "layers"])
     assert "--sections layers compares with FMDN; add it to --methods" in capsys.readouterr().err
+
+
+def test_only_the_cost_is_measured_again(publish, monkeypatch, tmp_path):
+    published = read_results(ROOT / "data" / "results" / "5-bpfa-procedural.csv")
+    cost = published["metric"].isin(["memory", "overhead", "cost"])
+
+    def measured(cast, budget, pools, device):
+        assert dict(budget.etas) == bpfa.calibrated(published.to_dict("records"))
+        return [result_row("cost", 1.01, 20, table="Cost", source="a", method="FIM+BPFA(conv)", target=device)]
+
+    monkeypatch.setattr(publish, "cost_rows", measured)
+    rows = publish.with_new_cost(published, bpfa.make_cast("zoo"), bpfa.Budget(), None, "cpu")
+    path = write_results(rows, tmp_path / "now.csv", chapter=bpfa.CHAPTER, **(SHARED | {"command": "again"}))
+    found = read_results(path)
+    pd.testing.assert_frame_equal(found[found["command"] != "again"].reset_index(drop=True), published[~cost].reset_index(drop=True))
+    assert found[found["command"] == "again"]["value"].tolist() == [1.01]
+
+
+def test_there_must_be_a_file_to_renew(publish, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        publish.parse(["--only-cost", "--out", str(tmp_path / "none.csv")])
+    assert "there is no" in capsys.readouterr().err
