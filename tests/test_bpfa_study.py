@@ -294,21 +294,22 @@ def test_the_spread_is_that_of_the_outputs():
 
 
 def test_time_is_a_ratio_to_the_plain_step(cast, budget, monkeypatch):
-    ticks = {(0, 1): 1.0, (0, 5): 5.0, (1, 1): 1.0, (1, 5): 9.0}  # (with BPFA, steps) -> seconds
+    plain = iter(np.random.default_rng(0).uniform(1, 1.5, (100, 4)))  # seconds of four steps; those with BPFA take twice as long
 
-    def seconds(run, device):
-        attack = run.__defaults__[0]
-        return ticks[bool(attack.surrogate), attack.steps]
+    def seconds(attack, *_):
+        seconds.last = seconds.last if attack.surrogate else next(plain)
+        return seconds.last * (2 if attack.surrogate else 1)
 
-    monkeypatch.setattr(bpfa_probes, "_seconds", seconds)
+    monkeypatch.setattr(bpfa_probes, "_step_seconds", seconds)
     monkeypatch.setattr(bpfa_probes, "open_network", lambda address, device: None)
     monkeypatch.setattr(bpfa_probes, "placements_of", lambda cast: dict.fromkeys(cast.encoders, tuple(bpfa.PLACEMENTS)))
     images = np.zeros((3, 3, 4, 4), np.uint8)
     pairs = PairSet(images, images, *[np.arange(3)] * 4, "test")
     rows = bpfa_probes.cost_rows(cast, budget, pairs)
     assert len(rows) == 9 and all(row["value"] == pytest.approx(2.0) for row in rows)
+    assert all(row["ci_low"] == pytest.approx(2.0) == row["ci_high"] for row in rows)  # it is paired by the round
     frame = results_frame(rows, chapter=bpfa.CHAPTER, **SHARED)
-    assert str(bpfa_show.cost_table(frame[:0], frame)).count("2.00") == 9
+    assert str(bpfa_show.cost_table(frame[:0], frame)).count("2.00 [2.00, 2.00]") == 9
 
 
 # ---------------------------------------------------------------- tables and figures

@@ -11,9 +11,10 @@ from fa_utils.attacks import BeneficialPerturbation, Scope
 from fa_utils.attacks.transfer import PairSet, network_name, open_network
 from fa_utils.data import to_float
 from fa_utils.memory import peak_bytes
-from fa_utils.metrics import two_way_bootstrap
+from fa_utils.metrics import Interval, two_way_bootstrap
 from fa_utils.report.bpfa import ETAS, PLACEMENTS, PLUS, Budget, Cast, placements_of
 from fa_utils.report.results import result_row
+from fa_utils.verification import percentile_interval
 
 # ---------------------------------------------------------------- Fig. 5: losses
 
@@ -182,11 +183,11 @@ def memory_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, d
 # ---------------------------------------------------------------- time
 
 
-def cost_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, rounds: int = 1, device: str = "cpu") -> list[dict]:
+def cost_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, rounds: int = 4, device: str = "cpu") -> list[dict]:
     """Time of a step of FIM with BPFA at each kind of layer, in times of a step of FIM; the paper has no such table.
 
-    The contenders take turns, on the CPU by processor time, and of the rounds the fastest counts: what disturbs a run only
-    makes it longer. One-off work cancels, because a step is the difference of a longer and a shorter run.
+    The contenders take turns, on the CPU by processor time. What disturbs a step only makes it longer, so of all steps
+    the lower quartile counts; the interval is the bootstrap's over the rounds.
     """
     chosen, rows, placements = pairs.first(count), [], placements_of(cast)
     source, target = (to_float(side[index]).to(device) for side, index in (
@@ -194,29 +195,41 @@ def cost_rows(cast: Cast, budget: Budget, pairs: PairSet, *, count: int = 8, rou
     ))  # fmt: skip
     for address in cast.encoders:
         encoder, name = open_network(address, device), network_name(address)
-        fastest: dict[tuple[str, int], float] = {}
-        for _ in range(rounds + 1):  # the first round warms up, and never is the fastest
-            for placement in ("", *placements[address]):
-                parts = [BeneficialPerturbation(budget.eta(address), layers=PLACEMENTS[placement])] if placement else []
-                for steps in _STEPS:
-                    attack = budget.attack("FIM", address, steps=steps, surrogate=parts)
-                    seconds = _seconds(lambda attack=attack, encoder=encoder: attack(encoder, source, target), device)
-                    fastest[placement, steps] = min(seconds, fastest.get((placement, steps), seconds))
-        step = {placement: fastest[placement, _STEPS[1]] - fastest[placement, _STEPS[0]] for placement in ("", *placements[address])}
-        for placement in placements[address]:
+        parts = {placement: [BeneficialPerturbation(budget.eta(address), layers=PLACEMENTS[placement])] for placement in placements[address]}
+        attacks = {placement: budget.attack("FIM", address, steps=_STEPS, surrogate=part) for placement, part in {"": [], **parts}.items()}
+        times: dict[str, list[np.ndarray]] = {placement: [] for placement in attacks}
+        for turn in range(rounds + 1):  # the first warms up
+            for placement, attack in attacks.items():
+                seconds = _step_seconds(attack, encoder, source, target, device)
+                times[placement] += [seconds] if turn else []
+        for placement in parts:
             place = {"table": "Cost", "source": name, "method": f"FIM{PLUS}({placement})", "target": device}
-            rows.append(result_row("cost", max(0.0, step[placement] / step[""]), len(chosen), **place))
+            rows.append(result_row("cost", _ratio_of_times(times[placement], times[""]), len(chosen), **place))
     return rows
 
 
-_STEPS = (1, 5)
+_STEPS = 7
 
 
-def _seconds(run, device: str) -> float:
-    cuda = torch.device(device).type == "cuda"
-    clock = time.perf_counter if cuda else time.process_time
-    begin = clock()
-    run()
-    if cuda:
-        torch.cuda.synchronize()
-    return clock() - begin
+def _ratio_of_times(slow: Sequence[np.ndarray], fast: Sequence[np.ndarray]) -> Interval:
+    """Ratio of the lower quartiles of two lists of times, each (rounds, steps), and its bootstrap interval over rounds."""
+    slow, fast = np.stack(slow), np.stack(fast)
+
+    def ratio(rounds) -> float:
+        return float(np.quantile(slow[rounds], 0.25) / np.quantile(fast[rounds], 0.25))
+
+    draws = np.random.default_rng(0).integers(0, len(slow), (500, len(slow)))
+    return percentile_interval(ratio(slice(None)), [ratio(drawn) for drawn in draws])
+
+
+def _step_seconds(attack, encoder, source: Tensor, target: Tensor, device: str) -> np.ndarray:
+    """Seconds of each step but the first, at which there is nothing to add yet."""
+    cuda, marks = torch.device(device).type == "cuda", []
+
+    def mark(step: int, images: Tensor) -> None:
+        if cuda:
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter() if cuda else time.process_time())
+
+    attack.run(encoder, source, target, on_step=mark)
+    return np.diff(marks)

@@ -13,7 +13,7 @@ from fa_utils.report.bpfa_pairs import ANOTHER, BENCHMARKS, OWN, display_name
 from fa_utils.report.figures import COLORS, LINES, MARKERS, line_with_band, log_ticks, new_figure
 from fa_utils.report.results import paper_table, results_frame
 from fa_utils.report.scores import significant
-from fa_utils.report.tables import Table, plain_table, three_columns
+from fa_utils.report.tables import Table, plain_table, three_columns, with_interval
 
 PROFILES = {
     "smoke": {
@@ -196,11 +196,11 @@ def cost_table(published: pd.DataFrame, live: pd.DataFrame) -> Table:
     for run, frame in (("published", published), ("live", live)):
         part = frame[frame["table"] == "Cost"]
         for source, group in part.groupby("source", sort=False):
-            ratio = group.set_index("method")["value"]
+            ratios = {row["method"]: with_interval(row, ".2f") for row in group.to_dict("records")}
             line = {"run": run, "network": names.get(source, source), "pictures": int(group["n_pairs"].max())}
-            lines.append(line | {placement: ratio.get(f"FIM{PLUS}({placement})") for placement in bpfa.PLACEMENTS})
+            lines.append(line | {placement: ratios.get(f"FIM{PLUS}({placement})") for placement in bpfa.PLACEMENTS})
     caption = "Time of a step of FIM with BPFA at convolutions, normalizations, activations; FIM without takes 1."
-    return plain_table(pd.DataFrame(lines), caption=caption, digits=2)
+    return plain_table(pd.DataFrame(lines), caption=caption)
 
 
 def direction_table(rows: pd.DataFrame, *, caption: str) -> Table:

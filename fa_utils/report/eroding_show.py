@@ -11,7 +11,7 @@ from fa_utils.report.eroding import FAR_NAMES, GHOST, METHODS, OURS, RESIDUAL, S
 from fa_utils.report.figures import COLORS, MARKERS, line_with_band, log_ticks, new_figure
 from fa_utils.report.results import paper_table, results_frame
 from fa_utils.report.scores import significant
-from fa_utils.report.tables import Table, plain_table, three_columns
+from fa_utils.report.tables import Table, plain_table, three_columns, with_interval
 
 PROFILES = {
     "smoke": {
@@ -207,14 +207,9 @@ def differences_table(rows: pd.DataFrame, claim: int, *, caption: str) -> Table:
         line = {"difference": method, "surrogate": "the ensemble" if "+" in source else source}
         for metric, head, digits in (("hit_rate_difference", "hits (points)", 1), ("similarity_difference", "similarity", 3)):
             for row in group[group["metric"] == metric].to_dict("records"):
-                line[head] = _with_interval(row, f"+.{digits}f")
+                line[head] = with_interval(row, f"+.{digits}f")
         lines.append(line)
     return plain_table(pd.DataFrame(lines), caption=caption)
-
-
-def _with_interval(row: dict, how: str) -> str:
-    """A number and its interval, formatted as ``how`` says."""
-    return f"{row['value']:{how}} [{row['ci_low']:{how}}, {row['ci_high']:{how}}]"
 
 
 def surrogates_table(rows: pd.DataFrame, *, caption: str) -> Table:
@@ -225,7 +220,7 @@ def surrogates_table(rows: pd.DataFrame, *, caption: str) -> Table:
     for row in means.to_dict("records"):
         key = row["attack"], row["variant"]
         line = lines.setdefault(key, {"attack": key[0], "surrogate with": key[1], "paper": printed.get(key, np.nan)})
-        line[row["source"]] = _with_interval(row, ".1f")
+        line[row["source"]] = with_interval(row, ".1f")
     return plain_table(pd.DataFrame(lines.values()), caption=caption, digits=1)
 
 
@@ -237,7 +232,7 @@ def gains_table(rows: pd.DataFrame, claim: int, versus: str, *, caption: str) ->
     lines: dict[str, dict] = {}
     for row in part.to_dict("records"):
         line = lines.setdefault(row["method"], {"attack": compared[row["method"]]})
-        line[row["source"]] = _with_interval(row, "+.1f")
+        line[row["source"]] = with_interval(row, "+.1f")
     return plain_table(pd.DataFrame(lines.values()), caption=caption)
 
 
@@ -391,7 +386,7 @@ def audit_table(rows: pd.DataFrame, section: str, *, caption: str) -> Table:
         for metric, digits, head in (("hit_rate_difference", 1, "hits (points)"), ("similarity_difference", 3, "similarity gained")):
             for row in group[group["metric"] == metric].to_dict("records"):
                 line["compared with"] = row["target"].removeprefix("minus ").replace("MI, constant", "constant").partition(", eps")[0]
-                line[head] = _with_interval(row, f"+.{digits}f")
+                line[head] = with_interval(row, f"+.{digits}f")
         lines.append(line)
     return plain_table(pd.DataFrame(lines), caption=caption, digits={"hit rate (%)": 1, "rmsd": 2})
 

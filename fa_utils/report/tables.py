@@ -4,6 +4,7 @@ Everything is plain HTML with the theme's own colors, so the tables look the sam
 book, and need no script. Each table also has a text form for terminals and for readers of the notebook file.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 
@@ -332,3 +333,9 @@ def _plain(value, digits) -> str:
     if isinstance(value, (float, np.floating)):
         return f"{value:.{digits}f}"
     return str(value)
+
+
+def with_interval(row: Mapping, how: str) -> str:
+    """The value of a result row and, if it has one, its interval, formatted as ``how`` says."""
+    value, low, high = (f"{row[name]:{how}}" for name in ("value", "ci_low", "ci_high"))
+    return f"{value} [{low}, {high}]" if np.isfinite(row["ci_low"]) else value
