@@ -56,20 +56,19 @@ class ByteSigns:
 
 
 class PackedSigns:
-    """The same for dense float32 tensors on the CPU, of one memory layout as well: two bits an entry, kept for reuse.
+    """The same for dense float32 tensors on the CPU, of one memory layout as well: two bits an entry.
 
     Attributes
     ----------
-    masks : Tensor
+    masks : Tensor or None
         Int16 (blocks, 2), in the order of the entries in memory: of each sixteen a bit for every one that is positive,
         and for every one that is negative.
     """
 
     def __init__(self, like: Tensor):
         self.shape, self.stride, self.count = like.shape, like.stride(), like.numel()
-        self.masks = torch.empty(self.count // WIDTH + 1, 2, dtype=torch.int16)
-        self.address, self.loops, self.there = self.masks.data_ptr(), _loops(), False
-        self.parts = _parts(self.count)
+        self.loops, self.parts = _loops(), _parts(self.count)
+        self.masks: Tensor | None = None
 
     def fits(self, values: Tensor) -> bool:
         """Whether this is room for the signs of a tensor, in its layout."""
@@ -77,20 +76,21 @@ class PackedSigns:
 
     def take(self, values: Tensor) -> None:
         values = laid_out(values, self.stride)  # by a name, so that it lives until the loop is through
+        self._make_room()
         self._run(self.loops.sign, values.data_ptr())
-        self.there = True
 
     def add_to(self, values: Tensor, size: float) -> None:
-        if not self.there:
+        if self.masks is None:
             return
         if values.stride() == self.stride:
             self._run(self.loops.add, values.data_ptr(), size)
             increment_version(values)
         else:
             values.detach().add_(self.tensor(), alpha=size)
-        self.there = False
+        self.masks = None
 
     def rectify_(self, values: Tensor, slope: float) -> None:
+        self._make_room()
         self._run(self.loops.rectify, values.data_ptr(), slope)
 
     def rectified(self, gradient: Tensor, slope: float, *, in_place: bool = False) -> Tensor:
@@ -100,21 +100,26 @@ class PackedSigns:
         return out
 
     def drop(self) -> None:
-        self.there = False
+        self.masks = None
 
     def tensor(self) -> Tensor | None:
-        if not self.there:
+        if self.masks is None:
             return None
         bits = self.masks[:, :, None].bitwise_right_shift(torch.arange(WIDTH, dtype=torch.int16)).bitwise_and_(1)
         return bits[:, 0].sub(bits[:, 1]).to(torch.int8).flatten().as_strided(self.shape, self.stride)
 
+    def _make_room(self) -> None:
+        if self.masks is None:
+            self.masks = torch.empty(self.count // WIDTH + 1, 2, dtype=torch.int16)
+
     def _run(self, loop: Callable, values: int, number: float = 0.0, out: int = 0) -> None:
+        masks = self.masks.data_ptr()
         if len(self.parts) == 1:
-            loop(values, self.address, number, out, self.count)
+            loop(values, masks, number, out, self.count)
             return
 
         def part(start: int, count: int) -> None:
-            loop(values + 4 * start, self.address + 4 * (start // WIDTH), number, out + 4 * start, count)
+            loop(values + 4 * start, masks + 4 * (start // WIDTH), number, out + 4 * start, count)
 
         mine, *others = self.parts
         waiting = [_threads(len(others)).submit(part, *bounds) for bounds in others]
