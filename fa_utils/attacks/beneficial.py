@@ -7,7 +7,6 @@ step meets a harder network. The gradients come from a backward pass that is mad
 import dataclasses
 import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,16 +134,16 @@ class _PerturbationState(SurrogateState):
         self.batch = len(scope.keys)
         self.rehearsals = 1 if part.direction == "same" else 0
         self.places: dict[nn.Module, list[_Place]] = {module: [] for module in names}
-        self.calls: dict[nn.Module, int] = defaultdict(int)
         self.streams: dict[int, list[torch.Generator]] = {}
         self.copies = range(1)
 
     def begin_pass(self, copies: int, first: int = 0) -> None:
         self.copies = range(first, first + copies)
-        self.calls.clear()
-        if self.part.direction == "same":
-            for place in self._all_places():
-                place.drop()
+        for places in self.places.values():
+            for place in places:
+                place.passed = False
+                if self.part.direction == "same":
+                    place.drop()
 
     def perturbed(self, module: nn.Module, output: Tensor, rewritable: bool) -> Tensor:
         if not self.enabled or not output.requires_grad:
@@ -153,22 +152,24 @@ class _PerturbationState(SurrogateState):
             output = output.clone()
         place = self.next_place(module, output)
         place.perturb(output)
-        output.register_hook(place.keep)
+        output.grad_fn.register_prehook(place.before)  # takes less time than a hook on the tensor
         return output
 
     def next_place(self, module: nn.Module, output: Tensor) -> "_Place":
-        call, places = self.calls[module], self.places[module]
-        self.calls[module] = call + 1
-        if call == len(places):
-            places.append(_Place(self, self.names[module], output.stride()))
-        return places[call]
+        """Where this pass is now: the first of the module's places that it has not gone through."""
+        places = self.places[module]
+        for place in places:
+            if not place.passed:
+                break
+        else:
+            place = _Place(self, self.names[module], output.stride())
+            places.append(place)
+        place.passed = True
+        return place
 
     def signs(self) -> dict[str, Tensor]:
         """What is kept for the next pass, by the name of the layer: int8, (B, C, H, W), of its first copy and call."""
         return {places[0].name: signs for places in self.places.values() if places and (signs := places[0].signs()) is not None}
-
-    def _all_places(self) -> Iterator["_Place"]:
-        return (place for places in self.places.values() for place in places)
 
     def room(self, copy: int, rows: Tensor) -> "Signs | _Altered":
         """Room for what one place keeps of one copy's gradient."""
@@ -199,6 +200,7 @@ class _Place:
 
     def __init__(self, state: _PerturbationState, name: str, stride: tuple[int, ...]):
         self.state, self.name, self.stride = state, name, stride
+        self.passed = False  # by the forward pass, and not yet by the backward pass
         self.kept: dict[int, Signs | _Altered] = {}
         self.rectifier: PackedSigns | None = None
 
@@ -221,11 +223,16 @@ class _Place:
                 kept.add_to(rows, self.state.part.eta)
 
     def keep(self, gradient: Tensor) -> Tensor:
-        self.state.calls.clear()  # the forward pass is over
+        self.passed = False
         gradient = laid_out(gradient, self.stride)  # once, here, for whoever reads it further down
         for copy, rows in self.state.by_copy(self, gradient):
             self.kept[copy].take(rows)
         return gradient
+
+    def before(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Hook before the backward pass through the layer."""
+        gradient = self.keep(gradients[0])
+        return None if gradient is gradients[0] else (gradient, *gradients[1:])
 
     def drop(self) -> None:
         for kept in self.kept.values():

@@ -76,7 +76,8 @@ class PackedSigns:
 
     def take(self, values: Tensor) -> None:
         values = laid_out(values, self.stride)  # by a name, so that it lives until the loop is through
-        self._make_room()
+        if self.masks is None:
+            self.masks = self._room()
         self._run(self.loops.sign, values.data_ptr())
 
     def add_to(self, values: Tensor, size: float) -> None:
@@ -90,7 +91,8 @@ class PackedSigns:
         self.masks = None
 
     def rectify_(self, values: Tensor, slope: float) -> None:
-        self._make_room()
+        if self.masks is None:
+            self.masks = self._room()
         self._run(self.loops.rectify, values.data_ptr(), slope)
 
     def rectified(self, gradient: Tensor, slope: float, *, in_place: bool = False) -> Tensor:
@@ -108,9 +110,8 @@ class PackedSigns:
         bits = self.masks[:, :, None].bitwise_right_shift(torch.arange(WIDTH, dtype=torch.int16)).bitwise_and_(1)
         return bits[:, 0].sub(bits[:, 1]).to(torch.int8).flatten().as_strided(self.shape, self.stride)
 
-    def _make_room(self) -> None:
-        if self.masks is None:
-            self.masks = torch.empty(self.count // WIDTH + 1, 2, dtype=torch.int16)
+    def _room(self) -> Tensor:
+        return torch.empty(self.count // WIDTH + 1, 2, dtype=torch.int16)
 
     def _run(self, loop: Callable, values: int, number: float = 0.0, out: int = 0) -> None:
         masks = self.masks.data_ptr()
