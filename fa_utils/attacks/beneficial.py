@@ -68,9 +68,9 @@ class BeneficialPerturbation:
     pass before left. After `FeatureDropout` in the list of surrogate parts the masked output is perturbed (item 3e),
     before it the output is perturbed and then masked.
 
-    Of a gradient only the signs are kept, a byte an entry, and let go of as they are used. The backward of a ReLU or
-    LeakyReLU reads its own output, which then could not be perturbed in place: while the attack runs it reads signs, too,
-    with the same gradients to the bit.
+    Of a gradient only the signs are kept (`fa_utils.attacks.signs`), and let go of as they are used. The backward of a
+    ReLU or LeakyReLU reads its own output, which then could not be perturbed in place: while the attack runs it reads
+    where the output was positive, with the same gradients to the bit.
     """
 
     eta: float = 8e-4

@@ -33,15 +33,22 @@ def _at(builder, pointer, block, kind):
     return builder.bitcast(start, kind.as_pointer())
 
 
+def _scaled(builder, entries, number):
+    """Entries times a number: zero if that is zero, also of infinity."""
+    zero = ir.Constant(_vector, None)
+    flat = builder.fcmp_ordered("==", number, ir.Constant(ir.FloatType(), 0))
+    return builder.select(flat, zero, builder.fmul(entries, _spread(builder, number)))
+
+
 @intrinsic
 def _masks(context, values, block):
     """Which entries of a block are positive, and which negative."""
 
-    def build(_, builder, signature, arguments):
+    def build(codegen, builder, signature, arguments):
         block = builder.load(_at(builder, *arguments, _vector), align=4)
         zero = ir.Constant(_vector, None)
         found = [builder.bitcast(builder.fcmp_ordered(order, block, zero), _mask) for order in "><"]
-        return _.make_tuple(builder, signature.return_type, found)
+        return codegen.make_tuple(builder, signature.return_type, found)
 
     return types.UniTuple(uint16, 2)(Floats, intp), build
 
@@ -50,7 +57,7 @@ def _masks(context, values, block):
 def _add_block(context, values, block, positive, negative, size):
     """Add ``size`` to the entries of a block that are flagged positive, take it from those flagged negative."""
 
-    def build(_, builder, signature, arguments):
+    def build(codegen, builder, signature, arguments):
         values, block, positive, negative, size = arguments
         address = _at(builder, values, block, _vector)
         up, zero = _spread(builder, size), ir.Constant(_vector, None)
@@ -58,7 +65,7 @@ def _add_block(context, values, block, positive, negative, size):
         change = builder.select(builder.bitcast(negative, _flags), down, zero)
         change = builder.select(builder.bitcast(positive, _flags), up, change)
         builder.store(builder.fadd(builder.load(address, align=4), change), address, align=4)
-        return _.get_dummy_value()
+        return codegen.get_dummy_value()
 
     return void(Floats, intp, uint16, uint16, float32), build
 
@@ -67,15 +74,12 @@ def _add_block(context, values, block, positive, negative, size):
 def _rectify_block(context, values, block, slope):
     """Multiply the entries of a block that are negative or zero by ``slope``; which are left as they are."""
 
-    def build(_, builder, signature, arguments):
+    def build(codegen, builder, signature, arguments):
         values, block, slope = arguments
-        address, zero = _at(builder, values, block, _vector), ir.Constant(_vector, None)
+        address = _at(builder, values, block, _vector)
         entries = builder.load(address, align=4)
-        flags = builder.fcmp_unordered(">", entries, zero)
-        # Infinity times zero is not zero.
-        flat = builder.fcmp_ordered("==", slope, ir.Constant(ir.FloatType(), 0))
-        scaled = builder.select(flat, zero, builder.fmul(entries, _spread(builder, slope)))
-        builder.store(builder.select(flags, entries, scaled), address, align=4)
+        flags = builder.fcmp_unordered(">", entries, ir.Constant(_vector, None))  # NaN passes, so that it is noticed
+        builder.store(builder.select(flags, entries, _scaled(builder, entries, slope)), address, align=4)
         return builder.bitcast(flags, _mask)
 
     return uint16(Floats, intp, float32), build
@@ -85,13 +89,12 @@ def _rectify_block(context, values, block, slope):
 def _scale_block(context, values, block, positive, slope, out):
     """Into ``out`` the entries of a block, times ``slope`` where they are not flagged."""
 
-    def build(_, builder, signature, arguments):
+    def build(codegen, builder, signature, arguments):
         values, block, positive, slope, out = arguments
         entries = builder.load(_at(builder, values, block, _vector), align=4)
-        scaled = builder.fmul(entries, _spread(builder, slope))
-        chosen = builder.select(builder.bitcast(positive, _flags), entries, scaled)
+        chosen = builder.select(builder.bitcast(positive, _flags), entries, _scaled(builder, entries, slope))
         builder.store(chosen, _at(builder, out, block, _vector), align=4)
-        return _.get_dummy_value()
+        return codegen.get_dummy_value()
 
     return void(Floats, intp, uint16, float32, Floats), build
 
@@ -150,7 +153,7 @@ def _scale(values, masks, slope, out, count):
     rest = count // WIDTH
     for i in range(rest * WIDTH, count):
         positive = (masks[rest, 0] >> (i - rest * WIDTH)) & 1
-        out[i] = values[i] if positive else slope * values[i]
+        out[i] = values[i] if positive else slope * values[i] if slope else float32(0)
 
 
 _call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float, ctypes.c_void_p, ctypes.c_ssize_t)

@@ -38,14 +38,15 @@ class ByteSigns:
 
     def rectify_(self, values: Tensor, slope: float) -> None:
         """A (leaky) ReLU in place, of which is kept where it passed its input."""
-        self.take(torch.nn.functional.leaky_relu_(values, slope) if slope else values.relu_())
+        torch.nn.functional.leaky_relu_(values, slope) if slope else values.relu_()
+        self.signs = values.le(0).logical_not_().to(torch.int8)  # so that NaN is among what passed
 
     def rectified(self, gradient: Tensor, slope: float, *, in_place: bool = False) -> Tensor:
         """The gradient on the way back through that ReLU: times ``slope`` where it did not pass its input.
 
         In place if nobody else reads that gradient.
         """
-        return torch.where(self.signs > 0, gradient, slope * gradient)
+        return torch.where(self.signs > 0, gradient, slope * gradient if slope else 0.0)
 
     def drop(self) -> None:
         self.signs = None
