@@ -80,7 +80,7 @@ def with_new_cost(published: pd.DataFrame, cast: bpfa.Cast, budget: bpfa.Budget,
 
 def cost_rows(cast: bpfa.Cast, budget: bpfa.Budget, pools: Pools, device: str) -> list[dict]:
     rows = bpfa_probes.memory_rows(cast, budget, pools.first, device=device)
-    return rows + bpfa_probes.cost_rows(cast, budget, pools.first, count=20, rounds=20, device=device)
+    return rows + bpfa_probes.cost_rows(cast, budget, pools.first, count=20, rounds=60, device=device)
 
 
 def eta_rows(cast: bpfa.Cast, budget: bpfa.Budget, thresholds, pools: Pools, engine: dict) -> list[dict]:
