@@ -319,7 +319,10 @@ def _perturbing(state: _PerturbationState, modules: Sequence[nn.Module]) -> Iter
 def _perturbed_forward(state: _PerturbationState, module: nn.Module) -> Callable[[Tensor], Tensor]:
     plain, slope = module.forward, 0.0
     if isinstance(module, BasicConv):
-        before = lambda x: module.bn(module.conv(x))  # noqa: E731
+
+        def before(x: Tensor) -> Tensor:
+            return module.bn(module.conv(x))
+
     elif isinstance(module, nn.ReLU) or isinstance(module, nn.LeakyReLU) and module.negative_slope >= 0:
         before, slope = (lambda x: x) if module.inplace else torch.clone, getattr(module, "negative_slope", 0.0)
     else:
