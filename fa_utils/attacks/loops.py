@@ -1,7 +1,8 @@
 """Loops over the entries of dense float32 tensors on the CPU, each in one pass; `fa_utils.attacks.signs` calls them.
 
 Numba compiles them, once for a machine. They take addresses, so that a call costs a microsecond: a network has many
-layers. Signs are two bits an entry: which of sixteen entries are positive, then which are negative. Compilers do not make
+layers. Signs are two bits an entry: which of sixteen entries are positive, then which are negative. What a rectifier
+passed is one. Compilers do not make
 such masks of a loop by themselves, though processors compute them at once, so here they are spelled out in LLVM's terms.
 """
 
@@ -130,29 +131,29 @@ def _add(values, masks, size, _, count):
 
 @cfunc(Loop, cache=True)
 def _rectify(values, masks, slope, _, count):
-    masks = carray(masks, (count // WIDTH + 1, 2))
+    masks = carray(masks, count // WIDTH + 1)
     for block in range(count // WIDTH):
-        masks[block, 0] = _rectify_block(values, block, slope)
+        masks[block] = _rectify_block(values, block, slope)
     values = carray(values, count)
     rest = count // WIDTH
     if rest * WIDTH < count:
-        masks[rest, 0] = 0
+        masks[rest] = 0
     for i in range(rest * WIDTH, count):
         if values[i] <= 0:
             values[i] = slope * values[i] if slope else float32(0)
         else:
-            masks[rest, 0] |= uint16(1 << (i - rest * WIDTH))
+            masks[rest] |= uint16(1 << (i - rest * WIDTH))
 
 
 @cfunc(Loop, cache=True)
 def _scale(values, masks, slope, out, count):
-    masks = carray(masks, (count // WIDTH + 1, 2))
+    masks = carray(masks, count // WIDTH + 1)
     for block in range(count // WIDTH):
-        _scale_block(values, block, masks[block, 0], slope, out)
+        _scale_block(values, block, masks[block], slope, out)
     values, out = carray(values, count), carray(out, count)
     rest = count // WIDTH
     for i in range(rest * WIDTH, count):
-        positive = (masks[rest, 0] >> (i - rest * WIDTH)) & 1
+        positive = (masks[rest] >> (i - rest * WIDTH)) & 1
         out[i] = values[i] if positive else slope * values[i] if slope else float32(0)
 
 

@@ -64,12 +64,15 @@ class PackedSigns:
     masks : Tensor or None
         Int16 (blocks, 2), in the order of the entries in memory: of each sixteen a bit for every one that is positive,
         and for every one that is negative.
+    passed : Tensor or None
+        Int16 (blocks,), the same for the entries that a rectifier passed.
     """
 
     def __init__(self, like: Tensor):
         self.shape, self.stride, self.count = like.shape, like.stride(), like.numel()
         self.loops, self.parts = _loops(), _parts(self.count)
         self.masks: Tensor | None = None
+        self.passed: Tensor | None = None
 
     def fits(self, values: Tensor) -> bool:
         """Whether this is room for the signs of a tensor, in its layout."""
@@ -78,28 +81,28 @@ class PackedSigns:
     def take(self, values: Tensor) -> None:
         values = laid_out(values, self.stride)  # by a name, so that it lives until the loop is through
         if self.masks is None:
-            self.masks = self._room()
-        self._run(self.loops.sign, values.data_ptr())
+            self.masks = torch.empty(self.count // WIDTH + 1, 2, dtype=torch.int16)
+        self._run(self.loops.sign, values.data_ptr(), self.masks)
 
     def add_to(self, values: Tensor, size: float) -> None:
         if self.masks is None:
             return
         if values.stride() == self.stride:
-            self._run(self.loops.add, values.data_ptr(), size)
+            self._run(self.loops.add, values.data_ptr(), self.masks, size)
             increment_version(values)
         else:
             values.detach().add_(self.tensor(), alpha=size)
         self.masks = None
 
     def rectify_(self, values: Tensor, slope: float) -> None:
-        if self.masks is None:
-            self.masks = self._room()
-        self._run(self.loops.rectify, values.data_ptr(), slope)
+        if self.passed is None:
+            self.passed = torch.empty(self.count // WIDTH + 1, dtype=torch.int16)
+        self._run(self.loops.rectify, values.data_ptr(), self.passed, slope)
 
     def rectified(self, gradient: Tensor, slope: float, *, in_place: bool = False) -> Tensor:
         gradient = laid_out(gradient, self.stride)
         out = gradient if in_place else torch.empty_like(gradient)
-        self._run(self.loops.scale, gradient.data_ptr(), slope, out.data_ptr())
+        self._run(self.loops.scale, gradient.data_ptr(), self.passed, slope, out.data_ptr())
         return out
 
     def drop(self) -> None:
@@ -111,17 +114,13 @@ class PackedSigns:
         bits = self.masks[:, :, None].bitwise_right_shift(torch.arange(WIDTH, dtype=torch.int16)).bitwise_and_(1)
         return bits[:, 0].sub(bits[:, 1]).to(torch.int8).flatten().as_strided(self.shape, self.stride)
 
-    def _room(self) -> Tensor:
-        return torch.empty(self.count // WIDTH + 1, 2, dtype=torch.int16)
-
-    def _run(self, loop: Callable, values: int, number: float = 0.0, out: int = 0) -> None:
-        masks = self.masks.data_ptr()
+    def _run(self, loop: Callable, values: int, masks: Tensor, number: float = 0.0, out: int = 0) -> None:
         if len(self.parts) == 1:
-            loop(values, masks, number, out, self.count)
+            loop(values, masks.data_ptr(), number, out, self.count)
             return
 
         def part(start: int, count: int) -> None:
-            loop(values + 4 * start, masks + 4 * (start // WIDTH), number, out + 4 * start, count)
+            loop(values + 4 * start, masks[start // WIDTH :].data_ptr(), number, out + 4 * start, count)
 
         mine, *others = self.parts
         waiting = [_threads(len(others)).submit(part, *bounds) for bounds in others]
